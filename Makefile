@@ -1,0 +1,59 @@
+# make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
+# make test     everything that CI checks        make test-fast   the quick part, for daily work
+# make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
+# Without make (Windows): see README, the same through `python -m xrayhelpers run`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DATA ?= phantom
+ONLY ?=
+ARGS ?=
+WORKERS ?= 2
+
+# nbval compares the stored outputs of the lessons with a fresh run; the tests find the lessons' own order in conftest.
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
+LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
+TEST_FILES := tests $(LESSONS)
+
+.PHONY: run test test-fast lint lab refresh doctor clean
+
+run: $(VENV)/.ready
+	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
+
+test-fast: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not browser" tests
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell $(wildcard *.md docs xrayhelpers tests tools benchmarks)
+
+lab: $(VENV)/.ready
+	$(BIN)/jupyter lab --notebook-dir=.
+
+refresh: $(VENV)/.ready-dev
+	$(BIN)/python tools/refresh.py $(if $(ONLY),--only "$(ONLY)")
+	$(BIN)/ruff format notebooks
+
+doctor: $(VENV)/.ready
+	$(BIN)/python -m xrayhelpers doctor
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+
+# The stamps are younger than the files they were made from; an interrupted installation leaves no stamp.
+$(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@echo "Installing into $(VENV): about two minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.txt -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(PIP) -r requirements-dev.txt -c constraints.txt
+	@touch $@

@@ -1,0 +1,392 @@
+"""The real kaggle command line against a server of our own: whole, dropped, refused, damaged and hostile downloads."""
+
+import contextlib
+import email.utils
+import io
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from xrayhelpers import download, sources
+
+KEY = "KGAT_" + "0123456789abcdef" * 2  # planted: no output, log or error may show it
+OLD_KEY = "fedcba9876543210" * 2
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(
+    not Path(sys.executable).with_name("kaggle").exists(), reason="kaggle is not installed beside this Python"
+)
+
+
+def make_zip(tree=("chest_xray/",), extra=(), size=3000, counts=None):
+    """Return the bytes of an archive like Kaggle's, of incompressible files."""
+    counts = counts or {"train": 6, "test": 4, "val": 2}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for top in tree:
+            for split, n in counts.items():
+                for i in range(n):
+                    kind = ("NORMAL", "PNEUMONIA")[i % 2]
+                    file.writestr(f"{top}{split}/{kind}/IM-{i:04d}-0001.jpeg", os.urandom(size))
+        for name, content in extra:
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+class Kaggle(ThreadingHTTPServer):
+    """The part of Kaggle's service that a download needs. `drops` holds the shares at which answers break off."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.blob, self.refuse, self.drops, self.pause, self.gone_after = b"", None, [], 0.0, None
+        self.ranges, self.seen, self.blobs = [], [], 0
+
+    def handle_error(self, request, client_address):
+        pass  # a client that was killed
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def answer(self, content, status=200, headers=()):
+        self.send_response(status)
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(content))), *headers):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self):
+        server = self.server
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        server.seen.append((self.path, self.headers.get("Authorization") or ""))
+        if "IntrospectToken" in self.path:
+            self.answer(json.dumps({"active": True, "username": "pupil"}).encode())
+        elif server.refuse:
+            text = {"code": server.refuse, "message": f"refused, token {KEY}"}  # a service that says too much
+            self.answer(json.dumps(text).encode(), server.refuse, [("Retry-After", "0")])
+        elif "GetDatasetMetadata" in self.path:
+            self.answer(json.dumps({"info": {"licenses": [{"name": "CC-BY-4.0"}]}}).encode())
+        else:
+            self.answer(b"", 302, [("Location", "http://localhost/blob?X-Goog-Signature=verysecret")])
+
+    def do_GET(self):
+        server = self.server
+        server.blobs += 1
+        if server.gone_after is not None and server.blobs > server.gone_after:
+            return self.answer(b"{}", 404)
+        start = 0
+        if found := re.match(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+            start = int(found.group(1))
+            server.ranges.append(start)
+        body = server.blob[start:]
+        self.send_response(206 if found else 200)
+        for name, value in {
+            "Content-Type": "application/zip",
+            "Content-Length": str(len(body)),
+            "Accept-Ranges": "bytes",
+            "ETag": '"one"',
+            "Last-Modified": email.utils.formatdate(1_500_000_000, usegmt=True),
+            **({"Content-Range": f"bytes {start}-{len(server.blob) - 1}/{len(server.blob)}"} if found else {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        end = int(len(body) * server.drops.pop(0)) if server.drops else len(body)
+        for at in range(0, end, 1 << 18):
+            self.wfile.write(body[at : min(at + (1 << 18), end)])
+            time.sleep(server.pause)
+        self.close_connection = True
+
+
+@pytest.fixture
+def kaggle(monkeypatch, tmp_path):
+    """A running server, and an environment in which the command line talks to it and to nothing else."""
+    server = Kaggle()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in [n for n in os.environ if n.startswith("KAGGLE") or n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("no_proxy", "")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def record(counts=None, zip_bytes=100_000):
+    return sources.DataRecord(
+        name="small set",
+        address="",
+        version="1",
+        licence="",
+        citation="",
+        counts=counts or {"train": 6, "test": 4, "val": 2},
+        slug="owner/small-set",
+        zip_bytes=zip_bytes,
+        folder_bytes=100_000,
+    )
+
+
+def files_of(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def nothing_left(folder):
+    """No folder that looks complete, and no half-unpacked one."""
+    return not (folder / "chest_xray").exists() and not (folder / ".chest_xray-unpacking").exists()
+
+
+def test_success_without_an_account(kaggle, tmp_path):
+    kaggle.blob = make_zip()
+    source = download.fetch_kaggle(tmp_path / "data", record())
+    assert source.folder == tmp_path / "data" / "chest_xray"
+    assert len(files_of(source.folder)) == 12
+    assert str(source) == "kaggle data: 12 images (train 6, test 4, val 2), as small set should have"
+    assert all(authorization == "" for _, authorization in kaggle.seen)
+    assert not (tmp_path / "data" / ".download").exists()
+    again = download.fetch_kaggle(tmp_path / "data", record())
+    assert "already there" in again.note
+    assert kaggle.blobs == 1
+
+
+@pytest.mark.parametrize("where", ["KAGGLE_API_TOKEN", "access_token", "kaggle.json"])
+def test_token_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd, caplog, where):
+    caplog.set_level(logging.DEBUG)
+    folder = Path(os.environ["HOME"]) / ".kaggle"
+    folder.mkdir()
+    if where == "KAGGLE_API_TOKEN":
+        monkeypatch.setenv(where, KEY)
+    else:
+        text = KEY if where == "access_token" else json.dumps({"username": "pupil", "key": OLD_KEY})
+        (folder / where).write_text(text)
+        (folder / where).chmod(0o600)
+    kaggle.blob = make_zip()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = download.fetch_kaggle(tmp_path / "data", record())
+    kaggle.refuse = 403
+    with pytest.raises(sources.FetchError) as error:
+        download.fetch_kaggle(tmp_path / "other", record())
+    assert any(authorization for _, authorization in kaggle.seen)
+    written = "".join(p.read_text(errors="ignore") for p in tmp_path.glob("*/*.log"))
+    said = "".join(capfd.readouterr()) + caplog.text + str(error.value) + repr(error.value) + str(source) + written
+    assert KEY not in said
+    assert OLD_KEY not in said
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(401, r"token \(401\).*docs/kaggle.md"), (403, r"\(403\)"), (404, r"\(404\)"), (429, r"\(429\). Wait")],
+)
+def test_refused(kaggle, tmp_path, monkeypatch, status, text):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
+    kaggle.refuse = status
+    with pytest.raises(sources.FetchError, match=text) as error:
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert KEY not in str(error.value)
+    assert nothing_left(tmp_path / "data")
+
+
+def test_dropped_at_30_percent_is_resumed_by_the_client(kaggle, tmp_path):
+    kaggle.blob, kaggle.drops = make_zip(size=400_000), [0.3]
+    source = download.fetch_kaggle(tmp_path / "data", record(zip_bytes=len(kaggle.blob)))
+    assert len(files_of(source.folder)) == 12
+    assert kaggle.ranges == [pytest.approx(0.3 * len(kaggle.blob), abs=2 << 20)]
+    assert kaggle.ranges[0] > 0
+
+
+def test_killed_and_resumed_by_the_next_run(kaggle, tmp_path):
+    kaggle.blob, kaggle.pause = make_zip(size=1_000_000), 0.1
+    code = (
+        "from pathlib import Path; from xrayhelpers import download, sources;"
+        f"download.fetch_kaggle({str(tmp_path / 'data')!r}, sources.DataRecord('s', '', '', '', '', slug='o/small-set'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    archive = tmp_path / "data" / ".download" / "small-set.zip"
+    deadline = time.monotonic() + 60
+    while not archive.exists() or archive.stat().st_size < 2_500_000:
+        assert time.monotonic() < deadline, "the download did not start"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert nothing_left(tmp_path / "data")
+    kaggle.pause = 0
+    source = download.fetch_kaggle(tmp_path / "data", record())
+    assert len(files_of(source.folder)) == 12
+    assert kaggle.ranges
+    assert kaggle.ranges[0] >= 1 << 20
+
+
+def test_wrong_length(kaggle, tmp_path):
+    kaggle.blob, kaggle.drops, kaggle.gone_after = make_zip(size=300_000), [0.5], 1
+    with pytest.raises(sources.FetchError, match="wrong length"):
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert nothing_left(tmp_path / "data")
+
+
+def test_no_network(kaggle, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://user:hunter2secret@127.0.0.1:9")
+    with pytest.raises(sources.FetchError, match="connection failed") as error:
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert "hunter2secret" not in str(error.value)
+
+
+def damaged(content):
+    middle = content.find(b"IM-0002") + 500  # inside a member's data
+    return content[:middle] + bytes(b ^ 0xFF for b in content[middle : middle + 20]) + content[middle + 20 :]
+
+
+def link_member(target="/etc/passwd"):
+    info = zipfile.ZipInfo("chest_xray/train/NORMAL/IM-9999-0001.jpeg")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info, target
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        pytest.param(lambda: damaged(make_zip()), "archive is damaged", id="crc"),
+        pytest.param(lambda: b"no zip at all" * 100, "archive is damaged", id="no zip"),
+        pytest.param(lambda: make_zip()[:-200], "archive is damaged", id="cut"),
+        pytest.param(
+            lambda: make_zip(extra=[("../escaped.jpeg", b"x")]), "outside its folder.*not unpacked", id="above"
+        ),
+        pytest.param(lambda: make_zip(extra=[("/tmp/escaped.jpeg", b"x")]), "outside its folder", id="absolute"),
+        pytest.param(
+            lambda: make_zip(extra=[("chest_xray/train/NORMAL/..\\..\\e.jpeg", b"x")]), "outside", id="backslash"
+        ),
+        pytest.param(lambda: make_zip(extra=[link_member()]), "link or a locked file", id="link"),
+        pytest.param(lambda: make_zip(tree=("a/b/c/x",)), "holds no {train,test,val}", id="no tree"),
+    ],
+)
+def test_bad_archive(kaggle, tmp_path, content, text):
+    kaggle.blob = content()
+    with pytest.raises(sources.FetchError, match=text):
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert nothing_left(tmp_path / "data")
+    assert not list(tmp_path.rglob("*escaped*"))
+    kaggle.blob = make_zip()  # the bad archive is not kept: the same command then works
+    assert len(files_of(download.fetch_kaggle(tmp_path / "data", record()).folder)) == 12
+
+
+def test_doubled_tree_and_litter(kaggle, tmp_path):
+    litter = [
+        ("__MACOSX/chest_xray/train/NORMAL/._IM-0000-0001.jpeg", b"x"),
+        ("chest_xray/__MACOSX/train/NORMAL/IM-0000-0001.jpeg", b"x"),
+        ("chest_xray/train/.DS_Store", b"x"),
+        ("chest_xray/train/NORMAL/.DS_Store", b"x"),
+        ("chest_xray/train/NORMAL/._IM-0000-0001.jpeg", b"x"),
+        ("chest_xray/chest_xray/.DS_Store", b"x"),
+    ]
+    kaggle.blob = make_zip(tree=("chest_xray/", "chest_xray/chest_xray/"), extra=litter)
+    folder = download.fetch_kaggle(tmp_path / "data", record()).folder
+    names = files_of(folder)
+    assert len(names) == 12
+    assert all(re.fullmatch(r"(train|test|val)/(NORMAL|PNEUMONIA)/IM-\d{4}-0001\.jpeg", name) for name in names)
+
+
+def test_other_counts_are_said(kaggle, tmp_path):
+    kaggle.blob = make_zip(counts={"train": 5, "test": 6, "val": 2})
+    source = download.fetch_kaggle(tmp_path / "data", record())
+    assert str(source).endswith("against small set: 1 fewer in train, 2 more in test")
+
+
+def test_too_little_room_is_said_before_anything_is_asked(kaggle, tmp_path):
+    with pytest.raises(sources.StorageError, match=r"needs 1000000\.\d+ GB, .* are free. Make room"):
+        download.fetch_kaggle(tmp_path / "data", record(zip_bytes=10**15))
+    assert kaggle.seen == []
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """No process started here can write a file larger than `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.slow  # the client itself tries five times, for a minute
+def test_disk_full_while_downloading(kaggle, tmp_path):
+    kaggle.blob = make_zip(size=300_000)
+    with largest_file(1_000_000), pytest.raises(sources.StorageError, match="disk is full"):
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert nothing_left(tmp_path / "data")
+
+
+def test_disk_full_while_unpacking(kaggle, tmp_path, monkeypatch):
+    kaggle.blob = make_zip(extra=[("chest_xray/train/NORMAL/IM-7777-0001.jpeg", bytes(3_000_000))])
+    assert len(kaggle.blob) < 1_000_000
+    with largest_file(1_000_000), pytest.raises(sources.StorageError, match="cannot be written"):
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert nothing_left(tmp_path / "data")
+
+
+def test_killed_while_unpacking_leaves_no_folder(kaggle, tmp_path, monkeypatch):
+    kaggle.blob = make_zip()
+    real = download.shutil.copyfileobj
+    written = []
+
+    def dies(source, target):
+        written.append(target)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(download.shutil, "copyfileobj", dies)
+        download.fetch_kaggle(tmp_path / "data", record())
+    assert nothing_left(tmp_path / "data")
+    (tmp_path / "data" / ".chest_xray-unpacking" / "train").mkdir(parents=True)  # as SIGKILL would leave it
+    assert len(files_of(download.fetch_kaggle(tmp_path / "data", record()).folder)) == 12
+    assert not (tmp_path / "data" / ".chest_xray-unpacking").exists()
+
+
+def test_stalled(kaggle, tmp_path):
+    kaggle.blob, kaggle.pause = make_zip(size=1_000_000), 30
+    with pytest.raises(sources.FetchError, match="Nothing came for 3 s. Run the same command again to resume"):
+        download.fetch_kaggle(tmp_path / "data", record(), stalled_after=3)
+
+
+def test_no_command_line(kaggle, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.shutil, "which", lambda *args, **kwargs: None)
+    with pytest.raises(sources.FetchError, match="python -m pip install kaggle"):
+        download.fetch_kaggle(tmp_path / "data", record())
+
+
+def test_open_key_file_is_warned_of(kaggle, tmp_path):
+    file = Path(os.environ["HOME"]) / ".kaggle" / "kaggle.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"username": "pupil", "key": OLD_KEY}))
+    file.chmod(0o644)
+    kaggle.blob = make_zip()
+    with pytest.warns(sources.DataWarning, match=r"Type: chmod 600 ~/\.kaggle/kaggle\.json"):
+        download.fetch_kaggle(tmp_path / "data", record())
+
+
+def test_mask(kaggle, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "short-secret")
+    text = f"{KEY} {OLD_KEY} short-secret http://u:pw@host/x https://host/blob?X-Sig=abc user pupil"
+    assert download.mask(text) == "*** *** *** http://***@host/x https://host/blob?*** user pupil"

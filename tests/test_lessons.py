@@ -1,0 +1,64 @@
+"""papermill runs every lesson with two odd sets of parameters on a tiny phantom; no lesson is exempt."""
+
+import papermill
+import pytest
+
+from xrayhelpers.lessons import KERNEL_ARGUMENTS, ROOT, choose_parameters, find_lessons, kernel_environment
+
+TINY = "phantom:train=40,test=20,val=4"
+SETS = {
+    "small": {
+        "data": TINY,
+        "image_size": 33,
+        "batch_size": 7,
+        "epochs": 1,
+        "seed": 3,
+        "protocol": "report",
+        "neighbors": 1,
+        "views": 1,
+        "optimizers": "sgd",
+        "units": "8",
+    },
+    "odd": {
+        "data": TINY + ",seed=2",
+        "image_size": 47,
+        "batch_size": 64,
+        "epochs": 2,
+        "seed": 11,
+        "protocol": "patient",
+        "neighbors": 4,
+        "views": 3,
+        "optimizers": "adam,sgd",
+        "units": "3,17",
+    },
+}
+LESSONS = find_lessons(ROOT)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_every_parameter_has_odd_values(lesson):
+    for name, values in SETS.items():
+        assert set(lesson.parameters) <= set(values), f"add the new parameter to {name} in tests/test_lessons.py"
+        assert all(values[key] != lesson.parameters[key] for key in ("data", "seed") if key in lesson.parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_lesson_runs_with_other_parameters(lesson, name, tmp_path):
+    given = {key: value for key, value in SETS[name].items() if key in lesson.parameters}
+    values = choose_parameters([lesson], given)[lesson.name]
+    with kernel_environment(tmp_path):
+        executed = papermill.execute_notebook(
+            lesson.path,
+            tmp_path / lesson.path.name,
+            parameters=values,
+            kernel_name="python3",
+            language="python",
+            cwd=lesson.path.parent,
+            progress_bar=False,
+            extra_arguments=KERNEL_ARGUMENTS,
+            execution_timeout=900,
+        )
+    assert "injected-parameters" in str(executed.cells[:6])
+    assert not any(out.get("name") == "stderr" for cell in executed.cells for out in cell.get("outputs", []))

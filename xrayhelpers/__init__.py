@@ -1,0 +1,7 @@
+"""Helpers of the chest X-ray lessons: everything a lesson needs twice, and nothing else.
+
+Import what a lesson uses by name, for example ``from xrayhelpers import dataset, pixels``. Importing the
+package alone is quick and quiet: no TensorFlow, no seeds, no settings changed, nothing printed.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,244 @@
+"""Bring the real images from Kaggle: download, check, unpack, rename.
+
+Kaggle's own command line does the download, as a program of its own: old versions of it end the process at
+`import kaggle`. It finds your token by itself; this module reads token files only to keep them out of every text.
+The folder gets its final name as the last step, so a killed run never leaves one that looks complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import filelock
+
+from xrayhelpers.sources import (
+    IMAGE_SUFFIXES,
+    KAGGLE,
+    SPLITS,
+    DataRecord,
+    DataSource,
+    DataWarning,
+    FetchError,
+    StorageError,
+    compare_counts,
+    count_files,
+    progress,
+)
+
+GUIDE = "docs/kaggle.md shows how to get a token and where to put it"
+# What the command line says -> what it means and what to do. The first that is found counts.
+MEANINGS = {
+    r"no space left|file too large|disk quota": "The disk is full. Make room and run the same command again.",
+    r"authentication required|\b401\b|unauthorized": f"Kaggle does not accept the token (401). {GUIDE}.",
+    r"\b403\b|forbidden|permission": f"Kaggle refuses (403): open the data page once, and accept its rules. {GUIDE}.",
+    r"\b404\b|not found": "Kaggle has no such data set (404). Check its address.",
+    r"\b429\b|too many requests": "Too many requests (429). Wait a few minutes and run the same command again.",
+    r"does not match expected size": "The file came with a wrong length. Run the same command again.",
+    r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": (
+        "The connection failed. What has arrived is kept: run the same command again to resume."
+    ),
+}
+
+
+def _token_files() -> list[Path]:
+    """List the files that may hold a Kaggle credential."""
+    homes = [Path.home() / ".kaggle", Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"]
+    homes += [Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []
+    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
+    return [home / name for home in homes for name in names if (home / name).is_file()]
+
+
+def warn_of_open_token_files() -> None:
+    """Warn of every token file that other users can read, with the command to type."""
+    for path in _token_files():
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            shown = str(path).replace(str(Path.home()), "~", 1)
+            warnings.warn(f"Others can read your Kaggle token. Type: chmod 600 {shown}", DataWarning, stacklevel=3)
+
+
+def mask(text: str) -> str:
+    """Replace whatever is or looks like a credential by ***."""
+    secrets = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
+    for path in _token_files():
+        try:
+            content = path.read_text(errors="replace").strip()
+        except OSError:
+            continue
+        secrets.append(content)
+        try:
+            values = json.loads(content)
+            secrets += [str(value) for key, value in values.items() if key not in ("username", "scopes")]
+        except (ValueError, AttributeError):
+            pass  # a bare token, as in access_token
+    for secret in sorted(filter(lambda s: len(s) > 5, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = re.sub(r"KGAT_\w+|\b[0-9a-fA-F]{32,}\b|(?<=//)[^/@\s]+(?=@)", "***", text)
+    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)  # signed addresses
+
+
+def _command() -> str:
+    """Find Kaggle's command line: beside this Python, else on the PATH."""
+    found = shutil.which("kaggle", path=str(Path(sys.executable).parent)) or shutil.which("kaggle")
+    if found is None:
+        raise FetchError("The kaggle command line is not installed. Type: python -m pip install kaggle")
+    return found
+
+
+def _need(folder: Path, size: int, what: str) -> None:
+    """Raise StorageError where `size` bytes do not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StorageError(f"{what} needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free. Make room, or use --to.")
+
+
+def _download(archive: Path, record: DataRecord, stalled_after: float) -> None:
+    """Run the command line until the archive is complete; it resumes what an earlier run left."""
+    command = [_command(), "datasets", "download", "-q", "-d", record.slug, "-p", str(archive.parent)]
+    with tempfile.TemporaryFile() as said, progress(total=record.zip_bytes, desc="download", unit="B") as bar:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        grown = time.monotonic()
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                size = archive.stat().st_size if archive.exists() else 0
+                grown = time.monotonic() if size != bar.n else grown
+                bar.update(size - bar.n)
+                if time.monotonic() - grown > stalled_after:
+                    raise FetchError(f"Nothing came for {stalled_after:.0f} s. Run the same command again to resume.")
+        finally:
+            process.kill()
+            process.wait()
+        said.seek(0)
+        text = mask(said.read().decode(errors="replace")).strip()
+    if process.returncode != 0 or not archive.is_file():
+        meaning = next((m for pattern, m in MEANINGS.items() if re.search(pattern, text, re.I)), None)
+        last = text.splitlines()[-1][:300] if text else f"exit status {process.returncode}"
+        kind = StorageError if meaning and "disk" in meaning else FetchError
+        raise kind(f"{meaning or 'The kaggle command line failed. Run the same command again.'} It said: {last}")
+
+
+def check_archive(archive: Path) -> list[tuple[zipfile.ZipInfo, Path]]:
+    """Check every member of a zip file (name, kind, CRC) before anything is unpacked.
+
+    Returns
+    -------
+    list of (member, path below chest_xray/)
+        The images of one tree: litter is left out, and of a tree that is there twice the larger or outer one is taken.
+
+    Raises
+    ------
+    FetchError
+        If the file is damaged, would write outside its folder, holds links, or holds no `train/` with images.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [info for info in file.infolist() if not info.is_dir()]
+            for info in members:
+                path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
+                if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", info.filename):
+                    raise FetchError(f"The archive would write outside its folder ({info.filename!r}); not unpacked.")
+                if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
+                    raise FetchError(f"The archive holds a link or a locked file ({info.filename!r}); not unpacked.")
+            total = sum(info.file_size for info in members)
+            with progress(total=total, desc="checking", unit="B") as bar:
+                for info in members:
+                    with file.open(info) as member:  # reading to the end checks the CRC
+                        while piece := member.read(1 << 20):
+                            bar.update(len(piece))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, FetchError):
+            raise
+        raise FetchError(f"The archive is damaged ({error}). It was deleted: run the same command again.") from error
+    trees: dict[tuple[str, ...], list[tuple[zipfile.ZipInfo, Path]]] = {}
+    for info in members:
+        parts = PurePosixPath(info.filename).parts
+        litter = parts[-1].startswith(".") or "__MACOSX" in parts
+        if len(parts) > 2 and parts[-3] in SPLITS and not litter and parts[-1].lower().endswith(IMAGE_SUFFIXES):
+            trees.setdefault(parts[:-3], []).append((info, Path(*parts[-3:])))
+    if not trees:
+        raise FetchError("The archive holds no {train,test,val}/{NORMAL,PNEUMONIA} images. Check its address.")
+    return max(trees.values(), key=lambda tree: (len(tree), -len(tree[0][0].filename)))
+
+
+def fetch_kaggle(
+    destination: str | Path = "data", record: DataRecord = KAGGLE, stalled_after: float = 330
+) -> DataSource:
+    """Bring a Kaggle data set to `destination/chest_xray`; run it again to resume after an interruption.
+
+    Parameters
+    ----------
+    destination : str or Path
+        Folder that gets `chest_xray/`; "data" is where `open_data("auto")` looks.
+    record : DataRecord
+        What to fetch, and what it must hold.
+    stalled_after : float
+        Seconds without a new byte after which the download is given up (it can be resumed).
+
+    Returns
+    -------
+    DataSource
+
+    Raises
+    ------
+    FetchError
+        If the download fails, or the archive is damaged or unsafe.
+    StorageError
+        If the disk has too little room, or cannot be written.
+    """
+    destination = Path(destination).expanduser().absolute()
+    folder, temporary = destination / "chest_xray", destination / ".chest_xray-unpacking"
+    archive = destination / ".download" / f"{record.slug.partition('/')[2]}.zip"
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(destination / ".fetch.lock"):
+            if folder.exists():
+                note = (
+                    f"already there, {compare_counts(count_files(folder), record)}. Delete the folder to fetch it anew"
+                )
+                return DataSource("kaggle", folder, record, note)
+            warn_of_open_token_files()
+            have = archive.stat().st_size if archive.exists() else 0
+            _need(destination, max(record.zip_bytes - have, 0) + record.folder_bytes, "Download and unpacking")
+            _download(archive, record, stalled_after)
+            try:
+                members = check_archive(archive)
+            except FetchError:
+                archive.unlink()  # or it would be found complete, and refused, for ever
+                raise
+            _need(destination, sum(info.file_size for info, _ in members), "Unpacking")
+            _unpack(archive, members, temporary)
+            temporary.rename(folder)
+            shutil.rmtree(archive.parent, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{destination.name}/ cannot be written ({error.strerror}). Make room, or use --to."
+        ) from error
+    return DataSource("kaggle", folder, record, compare_counts(count_files(folder), record))
+
+
+def _unpack(archive: Path, members: list[tuple[zipfile.ZipInfo, Path]], temporary: Path) -> None:
+    """Unpack the members into a new folder; nothing of it is left on an error."""
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for info, path in progress(members, desc="unpacking", unit="file"):
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                with file.open(info) as source, open(temporary / path, "xb") as target:
+                    shutil.copyfileobj(source, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

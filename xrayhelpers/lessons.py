@@ -1,0 +1,183 @@
+"""The lessons as files: find them, read their parameters, and prepare what their kernels inherit.
+
+Nothing here knows what a lesson teaches. A lesson says what it builds on in its notebook metadata::
+
+    "xrays": {"needs": ["04_cnn"], "reads": ["02_knn", "04_cnn"]}
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+#: The repository: the folder that holds `xrayhelpers/` and `notebooks/`.
+ROOT = Path(__file__).resolve().parents[1]
+
+
+#: For papermill and nbclient: a kernel of our own machine need not warn that its sockets are not encrypted.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One notebook: where it is, its parameters with their defaults, and the lessons it builds on."""
+
+    path: Path
+    parameters: Mapping[str, Any]
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    cells: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """File name without ending, for example ``04_cnn``."""
+        return self.path.stem
+
+
+def read_lesson(path: Path) -> Lesson:
+    """Read one notebook's parameters cell and metadata.
+
+    Raises
+    ------
+    ValueError
+        The cell tagged ``parameters`` holds something else than ``name = literal``.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    parameters = {}
+    for cell in notebook.cells:
+        if "parameters" not in cell.metadata.get("tags", []):
+            continue
+        for statement in ast.parse(cell.source).body:
+            try:
+                (target,) = statement.targets
+                parameters[target.id] = ast.literal_eval(statement.value)
+            except (AttributeError, ValueError):
+                raise ValueError(
+                    f"The parameters cell of {path.name} holds {ast.unparse(statement)!r}. "
+                    "Write one `name = literal` a line, for example `epochs = 5`."
+                ) from None
+    notes = notebook.metadata.get("xrays", {})
+    cells = tuple(cell.source for cell in notebook.cells)
+    return Lesson(path, parameters, tuple(notes.get("needs", ())), tuple(notes.get("reads", ())), cells)
+
+
+def find_lessons(root: Path, only: Iterable[str] = ()) -> list[Lesson]:
+    """Find the lessons of a repository, sorted by number.
+
+    Parameters
+    ----------
+    root : Path
+        The repository; its folder ``notebooks`` holds ``01_eda.ipynb`` and so on.
+    only : iterable of str
+        Numbers ("04" or "4") or names ("04_cnn"); empty means all.
+
+    Raises
+    ------
+    FileNotFoundError
+        No lesson is there.
+    ValueError
+        `only` names a lesson that is not there.
+    """
+    folder = Path(root) / "notebooks"
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise FileNotFoundError(
+            f"There is no lesson in {folder}. Run this in a copy of the whole repository, which has "
+            "the folder `notebooks`."
+        )
+    wanted = [word.zfill(2) for word in only]
+    unknown = [word for word in wanted if not any(word in (path.stem, path.stem[:2]) for path in paths)]
+    if unknown:
+        names = ", ".join(path.stem for path in paths)
+        raise ValueError(
+            f"There is no lesson {', '.join(unknown)}. The lessons are {names}; type for example `--only 04,05`."
+        )
+    return [read_lesson(path) for path in paths if not wanted or {path.stem, path.stem[:2]} & set(wanted)]
+
+
+def convert_value(name: str, value: Any, default: Any) -> Any:
+    """Bring a value from the command line (text) to the type of the parameter's default.
+
+    Raises
+    ------
+    ValueError
+        The value does not fit the default's type.
+    """
+    if isinstance(value, str) and not isinstance(default, str):
+        with suppress(ValueError, SyntaxError):  # what stays text is refused below, with what was expected
+            value = ast.literal_eval(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and value is not None and type(value) is not type(default):
+        raise ValueError(
+            f"The parameter {name} is {value!r}, but a value like {default!r} ({type(default).__name__}) "
+            f"was expected. Type for example `-p {name}={default}`."
+        )
+    return value
+
+
+def choose_parameters(lessons: Iterable[Lesson], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Say with which values each lesson runs: its defaults, and of the given ones those that it knows.
+
+    Returns
+    -------
+    dict
+        Lesson name -> {parameter: value}, given values converted to the type of the lesson's default.
+
+    Raises
+    ------
+    ValueError
+        A name that no lesson knows, or a value of the wrong type.
+    """
+    lessons = list(lessons)
+    known = sorted({name for lesson in lessons for name in lesson.parameters})
+    for name in given:
+        if name not in known:
+            names = ", ".join(lesson.name for lesson in lessons)
+            raise ValueError(f"No parameter is called {name}. Known in {names}: {', '.join(known) or 'none'}.")
+    return {
+        lesson.name: {
+            name: convert_value(name, given.get(name, default), default) for name, default in lesson.parameters.items()
+        }
+        for lesson in lessons
+    }
+
+
+@contextmanager
+def kernel_environment(folder: Path, **more: str) -> Iterator[None]:
+    """Set what the kernels of the lessons inherit while the block runs.
+
+    JUPYTER_PATH makes `python3` mean this environment's kernel, not one the user has registered elsewhere.
+    """
+    values = {
+        "XRAYS_RUN": str(folder),
+        "XRAYS_PROGRESS": "off",
+        "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the kernel prints a debugger's warning
+        **more,
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, never meets half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)

