@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from xrayhelpers import evaluate
+from xrayhelpers import evaluate, intervals
 
 
 def draw_images(rng, n_patients=150, auc=0.9, alike=0.5, share=0.625):
@@ -41,7 +41,7 @@ def test_weighted_metrics_are_those_of_scikit_learn(rows, threshold):
     """Also with equal scores, and with weights 0 to 3, which is what a resample is."""
     labels, sevenths, weights = np.array(rows).T
     scores = sevenths / 6
-    ours = evaluate.weighted_metrics(labels, scores, threshold, weights[None].astype(float))
+    ours = intervals.weighted_metrics(labels, scores, threshold, weights[None].astype(float))
     calls = scores >= threshold
     with_weights = {"sample_weight": weights}
     assert ours["roc_auc"][0] == pytest.approx(metrics.roc_auc_score(labels, scores, **with_weights))
@@ -126,7 +126,7 @@ def test_scores_as_keras_returns_them(images):
 def test_patients_are_drawn_whole_and_no_class_vanishes():
     labels = np.array([0, 0, 1, 1, 1, 0, 1, 0])
     patients = np.array([0, 0, 1, 1, 2, 3, 3, 4])  # 3 has images of both classes and stays: alone in its stratum
-    weights = evaluate.patient_weights(labels, patients, 4000, seed=0)
+    weights = intervals.patient_weights(labels, patients, 4000, seed=0)
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 2] == weights[:, 3]).all()
     assert (weights[:, 5:7] == 1).all()
@@ -136,28 +136,28 @@ def test_patients_are_drawn_whole_and_no_class_vanishes():
 
 def test_bootstrap_deviation_is_that_of_a_mean():
     """For the accuracy of independent images the textbook has the answer: s / sqrt(n)."""
-    labels, scores, _ = evaluate.check_scores(
+    labels, scores, _ = intervals.check_scores(
         np.repeat([0, 1], 30), np.r_[np.linspace(0, 0.9, 30), np.linspace(0.2, 1, 30)]
     )
-    weights = evaluate.patient_weights(labels, np.arange(60), 20_000, seed=0)
-    draws = evaluate.weighted_metrics(labels, scores, 0.5, weights)["sensitivity"]
+    weights = intervals.patient_weights(labels, np.arange(60), 20_000, seed=0)
+    draws = intervals.weighted_metrics(labels, scores, 0.5, weights)["sensitivity"]
     textbook = (scores[30:] >= 0.5).std(ddof=1) / np.sqrt(30)
     assert draws.std() == pytest.approx(textbook, rel=0.03)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 20), (17, 20), (20, 20), (390, 400)])
 def test_wilson_interval_is_that_of_statsmodels(right, n):
-    assert evaluate.wilson_interval(right / n, n) == pytest.approx(proportion_confint(right, n, method="wilson"))
+    assert intervals.wilson_interval(right / n, n) == pytest.approx(proportion_confint(right, n, method="wilson"))
 
 
 def test_newcombe_interval_holds_at_one_and_solves_its_equation():
-    low, high = evaluate.newcombe_interval(1.0, 30, 50)
+    low, high = intervals.newcombe_interval(1.0, 30, 50)
     assert high == 1.0
     # Hanley and McNeil's variance at the limit, written out.
     variance = low * (1 - low) / (30 * 50) * (1 + 39 * (1 - low) / (2 - low) + 39 * low / (1 + low))
     assert (1 - low) / np.sqrt(variance) == pytest.approx(1.95996, abs=1e-4)
-    low, high = evaluate.newcombe_interval(0.9, 50, 50)
-    flipped = evaluate.newcombe_interval(0.1, 50, 50)
+    low, high = intervals.newcombe_interval(0.9, 50, 50)
+    flipped = intervals.newcombe_interval(0.1, 50, 50)
     assert (low, high) == pytest.approx((1 - flipped[1], 1 - flipped[0]), abs=1e-6)
 
 
@@ -168,7 +168,7 @@ def test_a_perfect_model_is_not_certain():
     assert (table.loc[certain, "value"] == 1).all()
     assert (table.loc[certain, "low"] < 0.95).all()
     assert table.loc["sensitivity", "low"] == pytest.approx(
-        evaluate.wilson_interval(1, 10)[0]
+        intervals.wilson_interval(1, 10)[0]
     )  # 10 patients, not 40 images
 
 
@@ -176,7 +176,7 @@ def covered(auc, threshold, n_sets, n_patients=150, alike=0.5, seed=0):
     """Share of simulated data sets whose interval holds the truth, for each metric."""
     rng = np.random.default_rng(seed)
     labels, scores, _ = draw_images(rng, 400_000, auc, alike=0.0)
-    whole = evaluate.weighted_metrics(labels, scores, threshold, np.ones((1, labels.size)))
+    whole = intervals.weighted_metrics(labels, scores, threshold, np.ones((1, labels.size)))
     truth = pd.Series({name: value[0] for name, value in whole.items()})
     held = []
     for i in range(n_sets):
@@ -226,7 +226,7 @@ def rated(normal, abnormal):
     ],
 )
 def test_delong_on_published_examples(normal, abnormal, area, low, high):
-    areas, covariance = evaluate.delong(*rated(normal, abnormal))
+    areas, covariance = intervals.delong(*rated(normal, abnormal))
     half = stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
     assert (areas[0], areas[0] - half, areas[0] + half) == pytest.approx((area, low, high), abs=6e-5)
 
@@ -235,7 +235,7 @@ def test_delong_by_definition(images):
     """The ranks of Sun & Xu against DeLong's definition, pair by pair, for two models with equal scores among them."""
     labels, a, _ = images
     table = np.vstack([np.round(a, 2), np.round(a + np.random.default_rng(0).uniform(0, 1, a.size), 1) / 2])
-    areas, covariance = evaluate.delong(labels, table)
+    areas, covariance = intervals.delong(labels, table)
     x, y = table[:, labels == 1], table[:, labels == 0]
     wins = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
     np.testing.assert_allclose(areas, wins.mean(axis=(1, 2)))
@@ -247,10 +247,10 @@ def test_delong_by_definition(images):
 def test_delong_with_patients_ignores_copies(images):
     """Obuchowski's variance: storing every image three times adds nothing that was not known."""
     labels, scores, _ = images
-    once = evaluate.delong(labels, scores)[1]
+    once = intervals.delong(labels, scores)[1]
     copies = [np.repeat(x, 3) for x in (labels, scores, np.arange(labels.size))]
-    np.testing.assert_allclose(evaluate.delong(*copies)[1], once)
-    assert evaluate.delong(copies[0], copies[1])[1][0, 0] < 0.4 * once[0, 0]
+    np.testing.assert_allclose(intervals.delong(*copies)[1], once)
+    assert intervals.delong(copies[0], copies[1])[1][0, 0] < 0.4 * once[0, 0]
 
 
 def test_comparing_a_model_with_itself_finds_nothing(images):
@@ -314,7 +314,7 @@ def test_error_comparison_of_patients_by_hand():
 
 @pytest.mark.parametrize("p", [[0.03], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.9, 0.0, 1.0], [0.01, 0.011, 0.012]])
 def test_holm_is_that_of_statsmodels(p):
-    np.testing.assert_allclose(evaluate.holm(p), multipletests(p, method="holm")[1], atol=1e-12)
+    np.testing.assert_allclose(intervals.holm(p), multipletests(p, method="holm")[1], atol=1e-12)
 
 
 def test_compare_all_pairs(images):

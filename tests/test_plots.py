@@ -12,10 +12,12 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.testing.compare import compare_images
+from nbclient import NotebookClient
 
 from xrayhelpers import evaluate, plots
 
@@ -43,10 +45,12 @@ def draw_roc():
     return plots.roc(results)
 
 
-def draw_history():
+def draw_history(swapped=False):
     table = pd.DataFrame(
         {"epoch": range(5), "accuracy": [0.8, 0.88, 0.91, 0.92, 0.94], "loss": [0.5, 0.3, 0.24, 0.2, 0.17]}
     )
+    if swapped:
+        table.loc[[1, 3], "accuracy"] = [0.92, 0.88]
     return plots.history(table.assign(val_accuracy=[0.7, 0.84, 0.8, 0.86, 0.85], val_loss=[0.6, 0.4, 0.45, 0.38, 0.44]))
 
 
@@ -111,3 +115,86 @@ def test_figure_looks_as_stored(name, tmp_path):
         stored.write_bytes(drawn.read_bytes())
     assert stored.stat().st_size < 30_000
     assert compare_images(str(stored), str(drawn), tol=TOLERANCE) is None
+
+
+def test_wrong_figure_is_noticed(tmp_path):
+    """The tolerance is not so wide that nothing fails: one bar of six a tenth off, two epochs swapped."""
+    wrong = counts()
+    wrong.loc["train", "PNEUMONIA"] = 3488
+    for name, figure in {"case_counts": plots.case_counts(wrong), "history": draw_history(swapped=True)}.items():
+        drawn = tmp_path / f"{name}.png"
+        drawn.write_bytes(plots.png(as_figure(figure)))
+        assert "Error" in compare_images(str(BASELINE / f"{name}.png"), str(drawn), tol=TOLERANCE)
+
+
+def test_no_function_changes_settings():
+    before = dict(mpl.rcParams)
+    for draw in FIGURES.values():
+        draw()
+    assert dict(mpl.rcParams) == before
+
+
+def test_history_without_validation_has_one_curve():
+    table = pd.DataFrame({"epoch": [1], "accuracy": [0.8], "loss": [0.5]})
+    figure = plots.history(table)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["train"]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy", "loss"]
+
+
+def test_history_calls_validation_validation():
+    labels = [text.get_text() for text in draw_history().axes[0].get_legend().get_texts()]
+    assert labels == ["train", "validation"]
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"image_grid"}))
+def test_axes_are_labelled(name):
+    for ax in as_figure(FIGURES[name]()).axes:
+        bar = ax.get_label() == "<colorbar>"
+        assert ax.get_ylabel() or name == "forest"
+        assert ax.get_xlabel() or bar or name == "threshold_curve"
+
+
+def test_curves_differ_by_more_than_colour():
+    result = fixed_scores(0)
+    result.name = "x"
+    ax = plots.roc([result] * 8)
+    curves = [line for line in ax.get_lines() if line.get_label().startswith("x ")]
+    assert len({(line.get_linestyle(), line.get_color()) for line in curves}) == 8
+    markers = [line.get_marker() for line in ax.get_lines() if line.get_marker() not in ("None", "")]
+    assert len(set(markers)) == len(markers) == 8
+
+
+@pytest.mark.parametrize("alt", ["", "  \n"])
+def test_show_wants_a_description(alt):
+    with pytest.raises(ValueError, match="alt is empty"):
+        plots.show(plots.case_counts(counts()), alt=alt)
+
+
+def test_noisy_pictures_stay_small():
+    noise = np.random.default_rng(0).integers(0, 256, (12, 224, 224, 3), dtype=np.uint8)
+    figure = plots.image_grid(list(noise), [f"image {i}" for i in range(12)], columns=6)
+    assert len(plots.png(figure)) <= plots.LARGEST
+
+
+CELL = """
+%matplotlib inline
+import pandas as pd
+from xrayhelpers import plots
+counts = pd.DataFrame({"NORMAL": [3, 4], "PNEUMONIA": [5, 6]}, index=["train", "test"])
+axes = plots.case_counts(counts)
+plots.show(axes, alt="Bars: 3 normal & 5 pneumonia in <train>,\\n 4 and 6 in test.")
+"""
+
+
+@pytest.mark.slow
+def test_notebook_shows_the_figure_once_with_its_text(monkeypatch):
+    """A real kernel with the inline backend, which shows every figure that is left open."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(plots.__file__).parents[1]))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    NotebookClient(notebook, timeout=120).execute()
+    pictures = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == len(notebook.cells[0].outputs) == 1
+    text = "Bars: 3 normal & 5 pneumonia in <train>, 4 and 6 in test."
+    assert pictures[0]["metadata"]["image/png"]["alt"] == text
+    nbformat.validate(notebook)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 from sklearn.metrics import roc_curve
 
-from xrayhelpers.statistics import (
+from xrayhelpers.intervals import (
     BINS,
     METRICS,
     check_scores,
@@ -77,6 +77,8 @@ def measure(
     -----
     Calibration error is over 10 equally wide bins (Guo et al., 2017). Like every binned estimate it is above zero
     even for a perfect model, the more so the fewer images there are.
+    The number of patients of each class is taken as given, not as chance, so that no resample is without a class: the
+    accuracy of a model that calls everything pneumonia is known exactly here.
     """
     labels, scores, patients = check_scores(labels, scores, patients)
     value = {k: float(v[0]) for k, v in weighted_metrics(labels, scores, threshold, np.ones((1, labels.size))).items()}
@@ -162,7 +164,8 @@ def compare_auc(
         p = min(1.0, 2 * (beyond + 1) / (n_resamples + 1))
     else:
         raise ValueError(f"method is {method!r}; expected 'delong' or 'bootstrap'.")
-    return pd.Series(dict(auc_a=areas[0], auc_b=areas[1], difference=difference, low=low, high=high, p=p), dtype=float)
+    found = {"auc_a": areas[0], "auc_b": areas[1], "difference": difference, "low": low, "high": high, "p": p}
+    return pd.Series(found, dtype=float)
 
 
 def compare_errors(
@@ -175,7 +178,8 @@ def compare_errors(
     """Do two models make different numbers of errors on the same images?
 
     McNemar's test from mlxtend (exact below 25 disagreements), which takes images for independent, and the same
-    question asked of patients (Durkalski et al., 2003): the squared sum of each patient's differences over the sum of squares.
+    question asked of patients (Durkalski et al., 2003): the squared sum of each patient's differences over the sum
+    of squares.
 
     Returns
     -------
@@ -192,9 +196,8 @@ def compare_errors(
     per_patient = np.bincount(numbers, (calls[0] == labels).astype(int) - (calls[1] == labels))
     squares = (per_patient**2).sum()
     p_patients = stats.chi2.sf(per_patient.sum() ** 2 / squares, 1) if squares else 1.0
-    return pd.Series(
-        dict(only_a_right=only_a, only_b_right=only_b, p_images=p_images, p_patients=p_patients), dtype=float
-    )
+    found = {"only_a_right": only_a, "only_b_right": only_b, "p_images": p_images, "p_patients": p_patients}
+    return pd.Series(found, dtype=float)
 
 
 def compare_all(
