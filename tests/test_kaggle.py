@@ -54,7 +54,7 @@ class Kaggle(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.blob, self.refuse, self.drops, self.pause, self.gone_after = b"", None, [], 0.0, None
+        self.blob, self.refuse, self.says, self.drops, self.pause, self.gone_after = b"", None, "", [], 0.0, None
         self.ranges, self.seen, self.blobs = [], [], 0
 
     def handle_error(self, request, client_address):
@@ -79,8 +79,11 @@ class Handler(BaseHTTPRequestHandler):
         if "IntrospectToken" in self.path:
             self.answer(json.dumps({"active": True, "username": "pupil"}).encode())
         elif server.refuse:
-            text = {"code": server.refuse, "message": f"refused, token {KEY}"}  # a service that says too much
-            self.answer(json.dumps(text).encode(), server.refuse, [("Retry-After", "0")])
+            text = {"code": server.refuse}
+            if server.says:
+                text["message"] = f"{server.says}, token {KEY}"  # a service that says too much
+            body = b"<html>Please log in</html>" if server.says == "a page" else json.dumps(text).encode()
+            self.answer(body, server.refuse, [("Retry-After", "0")])
         elif "GetDatasetMetadata" in self.path:
             self.answer(json.dumps({"info": {"licenses": [{"name": "CC-BY-4.0"}]}}).encode())
         else:
@@ -184,7 +187,7 @@ def test_token_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd, cap
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         source = download.fetch_kaggle(tmp_path / "data", record())
-    kaggle.refuse = 403
+    kaggle.refuse, kaggle.says = 403, "no"
     with pytest.raises(sources.FetchError) as error:
         download.fetch_kaggle(tmp_path / "other", record())
     assert any(authorization for _, authorization in kaggle.seen)
@@ -194,17 +197,29 @@ def test_token_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd, cap
     assert OLD_KEY not in said
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize(
-    ("status", "text"),
-    [(401, r"token \(401\).*docs/kaggle.md"), (403, r"\(403\)"), (404, r"\(404\)"), (429, r"\(429\). Wait")],
+    ("status", "says", "text"),
+    [
+        (401, "Unauthenticated", r"token \(401\).*docs/kaggle.md"),
+        (403, "Permission 'datasets.get' was denied", r"refuses \(403\)"),
+        (404, "Dataset not found", r"no such data set \(404\)"),
+        (429, "Too many requests", r"\(429\). Wait a few minutes"),
+    ],
 )
-def test_refused(kaggle, tmp_path, monkeypatch, status, text):
+def test_refused(kaggle, tmp_path, monkeypatch, status, says, text, plain):
     monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
-    kaggle.refuse = status
+    kaggle.refuse, kaggle.says = status, "" if plain else says
     with pytest.raises(sources.FetchError, match=text) as error:
         download.fetch_kaggle(tmp_path / "data", record())
     assert KEY not in str(error.value)
     assert nothing_left(tmp_path / "data")
+
+
+def test_a_page_that_is_not_kaggles(kaggle, tmp_path):
+    kaggle.refuse, kaggle.says = 502, "a page"
+    with pytest.raises(sources.FetchError, match="proxy"):
+        download.fetch_kaggle(tmp_path / "data", record())
 
 
 def test_dropped_at_30_percent_is_resumed_by_the_client(kaggle, tmp_path):
@@ -218,8 +233,9 @@ def test_dropped_at_30_percent_is_resumed_by_the_client(kaggle, tmp_path):
 def test_killed_and_resumed_by_the_next_run(kaggle, tmp_path):
     kaggle.blob, kaggle.pause = make_zip(size=1_000_000), 0.1
     code = (
-        "from pathlib import Path; from xrayhelpers import download, sources;"
-        f"download.fetch_kaggle({str(tmp_path / 'data')!r}, sources.DataRecord('s', '', '', '', '', slug='o/small-set'))"
+        "from xrayhelpers import download, sources;"
+        f"record = sources.DataRecord('s', '', '', '', '', slug='owner/small-set');"
+        f"download.fetch_kaggle({str(tmp_path / 'data')!r}, record)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     archive = tmp_path / "data" / ".download" / "small-set.zip"
@@ -355,9 +371,10 @@ def test_killed_while_unpacking_leaves_no_folder(kaggle, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(download.shutil, "copyfileobj", dies)
-        download.fetch_kaggle(tmp_path / "data", record())
+        with pytest.raises(KeyboardInterrupt):
+            download.fetch_kaggle(tmp_path / "data", record())
     assert nothing_left(tmp_path / "data")
     (tmp_path / "data" / ".chest_xray-unpacking" / "train").mkdir(parents=True)  # as SIGKILL would leave it
     assert len(files_of(download.fetch_kaggle(tmp_path / "data", record()).folder)) == 12
@@ -366,7 +383,7 @@ def test_killed_while_unpacking_leaves_no_folder(kaggle, tmp_path, monkeypatch):
 
 def test_stalled(kaggle, tmp_path):
     kaggle.blob, kaggle.pause = make_zip(size=1_000_000), 30
-    with pytest.raises(sources.FetchError, match="Nothing came for 3 s. Run the same command again to resume"):
+    with pytest.raises(sources.FetchError, match="Nothing came for 3 s"):
         download.fetch_kaggle(tmp_path / "data", record(), stalled_after=3)
 
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from xrayhelpers.sources import IMAGE_SUFFIXES, SPLITS, DataError, DataWarning, cores, find_tree
 
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
-FORMATS = ("JPEG", "MPO", "PNG")
+FORMATS = ("JPEG", "PNG")  # the JPEG reader also opens the photographs of several pictures (MPO) of telephones
 SMALLEST_SIDE, MOST_PIXELS = 16, 64_000_000
 COLUMNS = ("path", "name", "split", "label", "patient", "cause", "width", "height", "mode", "bytes")
 ORIENTATION = 274  # the EXIF tag; 5 to 8 swap width and height
@@ -145,6 +145,18 @@ def _class_folders(root: Path, classes: dict[str, int]) -> list[tuple[str, Path,
     return found
 
 
+def _list_files(root: Path, classes: dict[str, int]) -> list[tuple[Path, str, int]]:
+    """Return (file, split, label) of whatever stands in the class folders, without litter."""
+    files = []
+    for split, folder, label in _class_folders(root, classes):
+        # Litter of macOS, Windows and Jupyter is no data: ._IM-0115-0001.jpeg, .DS_Store, Thumbs.db
+        names = [name for name in os.listdir(folder) if not name.startswith(".") and name != "Thumbs.db"]
+        if not names and split != "val":
+            raise DataError(f"{split}/{folder.name} holds no image. Put the files there, or fetch the data again.")
+        files += [(folder / name, split, label) for name in names]
+    return files
+
+
 def load_index(root: str | Path, classes: dict[str, int] | None = None, max_unreadable: float = 0.05) -> pd.DataFrame:
     """List the images of a folder from their headers alone; nothing is decoded.
 
@@ -176,13 +188,12 @@ def load_index(root: str | Path, classes: dict[str, int] | None = None, max_unre
         raise DataError("The name of the data folder is not valid UTF-8. Rename it, or move the data.") from None
     if set(classes.values()) != {0, 1}:
         raise DataError(f"classes={classes} must give some folders label 0 (normal) and some 1 (pneumonia).")
-    jobs = []
-    for split, folder, label in _class_folders(root, classes):
-        # Litter of macOS, Windows and Jupyter is no data: ._IM-0115-0001.jpeg, .DS_Store, Thumbs.db
-        files = [folder / f for f in os.listdir(folder) if not f.startswith(".") and f != "Thumbs.db"]
-        if not files and split != "val":
-            raise DataError(f"{split}/{folder.name} holds no image. Put the files there, or fetch the data again.")
-        jobs += [(file, split, label) for file in files]
+    try:
+        jobs = _list_files(root, classes)
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}). Check its owner and rights.") from error
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _checked has a stricter limit
         rows = sorted(pool.map(lambda job: _row(*job), jobs), key=lambda row: row["name"])

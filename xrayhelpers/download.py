@@ -41,10 +41,11 @@ GUIDE = "docs/kaggle.md shows how to get a token and where to put it"
 # What the command line says -> what it means and what to do. The first that is found counts.
 MEANINGS = {
     r"no space left|file too large|disk quota": "The disk is full. Make room and run the same command again.",
-    r"authentication required|\b401\b|unauthorized": f"Kaggle does not accept the token (401). {GUIDE}.",
+    r"authentication required|\b401\b|unauth": f"Kaggle does not accept the token (401). {GUIDE}.",
     r"\b403\b|forbidden|permission": f"Kaggle refuses (403): open the data page once, and accept its rules. {GUIDE}.",
-    r"\b404\b|not found": "Kaggle has no such data set (404). Check its address.",
+    r"\b404\b|not found\b": "Kaggle has no such data set (404). Check its address.",
     r"\b429\b|too many requests": "Too many requests (429). Wait a few minutes and run the same command again.",
+    r"expecting value": "The answer is not Kaggle's: a proxy or log-in page is in between. Try another network.",
     r"does not match expected size": "The file came with a wrong length. Run the same command again.",
     r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": (
         "The connection failed. What has arrived is kept: run the same command again to resume."

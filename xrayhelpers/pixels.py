@@ -33,13 +33,11 @@ from xrayhelpers.sources import (
     DataWarning,
     StorageError,
     cache_folder,
-    clear_cache,
     cores,
-    list_cache,
     progress,
 )
 
-__all__ = ["INTERPOLATIONS", "clear_cache", "list_cache", "load_pixels", "read_image"]
+__all__ = ["INTERPOLATIONS", "load_pixels", "read_image"]
 
 VERSION = 1
 CHUNK = 256  # images decoded before they are written: 12 MB at 128 px, so that memory does not grow with the data
@@ -53,7 +51,9 @@ def _key(index: pd.DataFrame, size: int, channels: int, interpolation: str) -> s
         try:
             stat = os.stat(path)
         except OSError as error:
-            raise DataError(f"{path} is gone ({error.strerror}). Read the folder again: load_index(root).") from error
+            raise DataError(
+                f"{path} cannot be read any more ({error.strerror}). Index the folder again: load_index(root)."
+            ) from error
         # ctime catches a replaced file whose size and mtime were kept (cp -p)
         digest.update(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\n".encode())
     return digest.hexdigest()[:20]
@@ -178,10 +178,8 @@ def _build_store(store: Path, index: pd.DataFrame, shape: tuple[int, ...], inter
     checksum = 0
     try:
         with open(part, "wb") as file:
-            head = io.BytesIO()
-            np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
             # Plain writes, not writes to a memory map: on a full disk those end the process with SIGBUS.
-            file.write(head.getvalue())
+            file.write(_npy_header(shape))
 
             def keep(_: int, images: np.ndarray) -> None:
                 nonlocal checksum
@@ -202,16 +200,27 @@ def _build_store(store: Path, index: pd.DataFrame, shape: tuple[int, ...], inter
         part.unlink(missing_ok=True)
 
 
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return the first bytes of a .npy file of uint8, so that `np.load` reads a store as well."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
 def _open_store(store: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Map a finished store read-only; None where there is none, or where its checksum (about 1 s a GB) is wrong."""
     try:
         record = json.loads(store.with_suffix(".json").read_text())
-        pixels = np.load(store, mmap_mode="r", allow_pickle=False)
-        if record["version"] != VERSION or pixels.shape != shape or pixels.dtype != np.uint8:
+        header = _npy_header(shape)
+        # The header is compared, not parsed: a damaged one could make NumPy's reader raise anything.
+        with open(store, "rb") as file:
+            intact = file.read(len(header)) == header
+        if record["version"] != VERSION or not intact or store.stat().st_size != len(header) + math.prod(shape):
             return None
+        pixels = np.memmap(store, np.uint8, "r", len(header), shape)
         checksum = 0
         for start in range(0, len(pixels), CHUNK):
             checksum = zlib.crc32(np.ascontiguousarray(pixels[start : start + CHUNK]), checksum)
         return pixels if checksum == record["crc32"] else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ import platformdirs
 from tqdm import tqdm
 
 SPLITS = ("train", "test", "val")
-KEPT = ("pixels", "features", "vgg16", "phantom-*")
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
 
 
@@ -123,31 +121,6 @@ def progress(iterable: Iterable | None = None, *, total: float | None = None, de
     return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, disable=off, unit_scale=unit == "B")
 
 
-def _kept() -> list[Path]:
-    """List what this package made in the cache folder, and nothing that another program may keep there."""
-    return sorted(entry for name in KEPT for entry in cache_folder().glob(name))
-
-
-def list_cache() -> str:
-    """Return a table of what is kept in the cache folder, one line an entry, with its size in MB."""
-    lines = []
-    for entry in _kept():
-        size = sum(f.lstat().st_size for f in (entry, *entry.rglob("*")) if not f.is_dir())
-        lines.append(f"{size / 1e6:9.1f} MB  {entry.name}")
-    return "\n".join(lines) or "The cache is empty."
-
-
-def clear_cache() -> str:
-    """Delete what is kept in the cache folder, and say how much that was. All of it can be made again."""
-    before = list_cache()
-    for entry in _kept():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
-    return before if before.startswith("The cache") else f"Deleted:\n{before}"
-
-
 def find_tree(path: str | Path) -> Path:
     """Return the folder that holds `train/` and `test/`: `path` itself, or one level below it.
 
@@ -163,7 +136,10 @@ def find_tree(path: str | Path) -> Path:
             f"The data folder {path} {found}. Expected: a folder with train/ and test/ in it. Give the path of your "
             'chest_xray folder, or data="phantom" for the embedded data.'
         )
-    below = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    try:
+        below = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    except OSError as error:
+        raise DataNotFoundError(f"{path} cannot be read ({error.strerror}). Check its owner and rights.") from error
     # The Kaggle archive holds chest_xray/chest_xray once more: the outer tree wins, because it is looked at first.
     for folder in (path, path / "chest_xray", *below):
         if (folder / "train").is_dir() and (folder / "test").is_dir():
