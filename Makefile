@@ -12,7 +12,7 @@ ONLY ?=
 ARGS ?=
 WORKERS ?= 2
 
-# nbval compares the stored outputs of the lessons with a fresh run; the tests find the lessons' own order in conftest.
+# nbval compares the stored outputs of the lessons with a fresh run; tests/conftest.py keeps them in order.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
@@ -23,10 +23,10 @@ run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
 
 test-fast: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not browser" tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" tests
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))  # this environment's kernel, no other
 
-ROOT = Path(__file__).resolve().parents[1]
+RUN = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
@@ -33,24 +33,24 @@ def pytest_unconfigure(config):
         shutil.rmtree(config.stash[RUN], ignore_errors=True)
 
 
-RUN = pytest.StashKey[str]()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Say what stays together on one of xdist's workers, in order: a test file, and all lessons.
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Say what xdist keeps together: a test file, and all lessons in their order, since 07 reads what 02 to 06 left.
-
-    The runs of test_lessons.py are long and independent, so each is a group of its own.
+    The lessons that nbval runs share a run folder, and 07 reads what 02 to 06 left in it. The runs of
+    test_lessons.py are long and independent, so each goes wherever there is room. (xdist's own `loadgroup` does
+    nothing under pytest 9.2.)
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        group = item.path.stem
-        if item.path.suffix == ".ipynb":
-            group = item.path.parent.name if item.path.parent.name == "notebooks" else f"solution-{group}"
-        elif group == "test_lessons":
-            group = item.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByLesson(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            if file.startswith("notebooks/") and "solutions" not in file:
+                return "lessons"
+            return nodeid if file.endswith("test_lessons.py") else file
+
+    return ByLesson(config, log)
 
 
 @pytest.fixture(autouse=True)

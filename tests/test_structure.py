@@ -32,7 +32,7 @@ FLOORS = [
     {"dataset"},
     {"decode", "pixels"},
     {"augment", "models", "train", "weights"},
-    {"evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts"},
+    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts"},
     {"lessons", "cache", "doctor", "run"},
     {"__main__"},
 ]
@@ -287,7 +287,7 @@ def test_every_import_of_the_package_is_required():
     from packaging.utils import canonicalize_name
 
     required = {canonicalize_name(Requirement(line).name) for line in requirement_lines("requirements.txt")}
-    homes = packages_distributions() | {"cv2": ["opencv-python-headless"]}
+    homes = packages_distributions() | {"cv2": ["opencv-python", "opencv-python-headless"]}
     optional = {"pydicom"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def run(data: str, only: list[str], parameters: dict[str, str], name: str | None
         finished = runner.run_lessons(only, data, parameters, name, force)
         table = runner.collect_results(finished.folder)
     click.echo("\nNo lesson has left a result." if table is None else f"\n{table.to_string(index=False)}")
-    click.echo(f"\nLook at {finished.folder / 'index.html'} (also below runs/latest).")
+    click.echo(f"\nLook at {os.path.relpath(finished.folder / 'index.html')} (runs/latest points there).")
     if not finished.complete:
         sys.exit(1)
 

@@ -27,7 +27,7 @@ class Check:
 
 def check_all() -> list[Check]:
     """Make all checks; nothing is downloaded, and no path of a key or home folder is shown."""
-    return [*check_versions(), check_device(), check_data(), check_weights(), *check_disks()]
+    return [*check_versions(), check_opencv(), check_device(), check_data(), check_weights(), *check_disks()]
 
 
 def check_versions() -> list[Check]:
@@ -41,6 +41,15 @@ def check_versions() -> list[Check]:
             advice = "pip install -r requirements.txt -c constraints.txt"
             checks.append(Check(package, "not installed", advice))
     return checks
+
+
+def check_opencv() -> Check:
+    """Say whether OpenCV can be imported: on a bare Debian a system library is missing."""
+    try:
+        import cv2
+    except ImportError as error:
+        return Check("opencv", f"cannot be imported ({error})", "on Debian or Ubuntu: apt-get install libgl1")
+    return Check("opencv", cv2.__version__)
 
 
 def check_device() -> Check:

@@ -39,7 +39,9 @@ from xrayhelpers.lessons import (
 #: nbconvert's page without the scripts that it would load from other addresses.
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}"""
+{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
+{% block data_png %}{% set alt = output | get_metadata('alt', 'image/png') or '' %}
+{{ super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}{% endblock %}"""
 
 INDEX = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -107,24 +109,26 @@ def describe_failure(error: Exception, executed: Path) -> str:
     return f"code cell {cells.index(begun[-1]) + 1} `{first_line}`: {what}"
 
 
-def execute(lesson: Lesson, values: Mapping[str, Any], folder: Path, root: Path, progress: bool) -> Outcome:
+def execute(lesson: Lesson, values: Mapping[str, Any], folder: Path, root: Path) -> Outcome:
     """Run one lesson with papermill into `folder` and write its HTML page.
 
     papermill's file can look complete though its kernel was killed, so only its normal return counts as done.
     """
     executed, started, message = folder / lesson.path.name, time.monotonic(), ""
-    bar = {"desc": lesson.name, "leave": False} if progress else False
+    # tqdm's `disable=None` shows the bar on a terminal only, not in a log file.
+    off = True if os.environ.get("XRAYS_PROGRESS") == "off" else None
     try:
-        papermill.execute_notebook(
-            lesson.path,
-            executed,
-            parameters=dict(values),
-            cwd=root,
-            kernel_name="python3",
-            language="python",
-            progress_bar=bar,
-            extra_arguments=KERNEL_ARGUMENTS,
-        )
+        with kernel_environment(folder):
+            papermill.execute_notebook(
+                lesson.path,
+                executed,
+                parameters=dict(values),
+                cwd=root,
+                kernel_name="python3",
+                language="python",
+                progress_bar={"desc": lesson.name, "leave": False, "disable": off},
+                extra_arguments=KERNEL_ARGUMENTS,
+            )
     except Exception as error:  # whatever stops one lesson, the others still run
         message = describe_failure(error, executed)
     seconds = round(time.monotonic() - started, 1)
@@ -198,7 +202,6 @@ def _run_in(folder: Path, lessons: list[Lesson], values: Mapping[str, dict], dat
     known = json.loads(status.read_text("utf-8"))["lessons"] if status.exists() else {}
     outcomes = {key: Outcome(**value) for key, value in known.items()}
     ran, here = set(), {}
-    progress = os.environ.get("XRAYS_PROGRESS") != "off"
     print(f"{data}\nWriting to {folder.relative_to(root)}", flush=True)
     for lesson in lessons:
         digest, before = digest_lesson(lesson, values[lesson.name]), outcomes.get(lesson.name)
@@ -209,8 +212,7 @@ def _run_in(folder: Path, lessons: list[Lesson], values: Mapping[str, dict], dat
         elif complete and not force and not ran & {*lesson.needs, *lesson.reads}:
             outcome = Outcome("kept", before.seconds, digest)
         else:
-            with kernel_environment(folder):
-                outcome = execute(lesson, values[lesson.name], folder, root, progress)
+            outcome = execute(lesson, values[lesson.name], folder, root)
             ran.add(lesson.name)
         here[lesson.name] = outcomes[lesson.name] = outcome
         print(
