@@ -39,6 +39,7 @@ def matrices_of(draws, degrees=1.0):
     return augment._matrices(np.deg2rad(shear * degrees), zoom_x, zoom_y, flip.astype(bool), SIZE)
 
 
+@pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")
 @pytest.mark.parametrize("factor", [1, 60])  # 60: up to 12 degrees, so that a wrong shear would be seen
 def test_same_parameters_give_the_pictures_of_image_data_generator(pixels, keras_draws, factor):
     generator, draws = keras_draws
@@ -158,7 +159,7 @@ def test_plain_data_keeps_the_order(pixels):
 
 @pytest.mark.parametrize("labels", [np.zeros(39), np.zeros((40, 1)), np.zeros(0)])
 def test_labels_that_do_not_fit_are_refused(pixels, labels):
-    with pytest.raises(ValueError, match="one label each|label each"):
+    with pytest.raises(ValueError, match="label each"):
         augment.epoch_data(pixels, labels, epoch=0)
 
 

@@ -97,7 +97,7 @@ def nowhere(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
 
     def no_server(*_, **__):
-        raise Exception("URL fetch failure")  # noqa: TRY002 (as Keras does)
+        raise Exception("URL fetch failure")  # as Keras does
 
     def no_index(command, **_):
         raise subprocess.CalledProcessError(1, command, stderr=b"https://me:secret-key@index.invalid")

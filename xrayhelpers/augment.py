@@ -120,7 +120,7 @@ def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
         float32 (B, S, S, C), range of the input.
     """
     images = tf.cast(images, tf.float32)
-    return tf.raw_ops.ImageProjectiveTransformV3(
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=matrices,
         output_shape=tf.shape(images)[1:3],
@@ -128,6 +128,7 @@ def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
         interpolation="BILINEAR",
         fill_mode="NEAREST",
     )
+    return tf.ensure_shape(warped, images.shape)
 
 
 def epoch_draws(

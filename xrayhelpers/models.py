@@ -152,16 +152,16 @@ def cut_vgg16(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     Raises
     ------
     ValueError
-        If no layer is frozen, or nothing learns.
+        If the model does not begin with frozen layers, or nothing learns.
     """
-    learns = [bool(layer.trainable_weights) for layer in model.layers]
-    has_frozen_weights = any(layer.weights for layer in model.layers[: learns.index(True)]) if any(learns) else False
-    if not has_frozen_weights:
+    # Dropout learns nothing, but it says something else in every epoch: it belongs to the tail.
+    changes = [bool(layer.trainable_weights) or hasattr(layer, "seed_generator") for layer in model.layers]
+    first = changes.index(True) if any(changes) else 0
+    if not any(layer.weights for layer in model.layers[:first]):
         raise ValueError(
             f"Model {model.name!r} has no frozen layers before its first layer that learns; expected a model such as "
             "report_vgg16(trainable_layers=3)."
         )
-    first = learns.index(True)
     frozen = keras.Model(model.inputs[0], model.layers[first - 1].output, name="frozen")
     tail = keras.Sequential([keras.Input(frozen.output_shape[1:]), *model.layers[first:]], name="tail")
     optimizer = keras.optimizers.get(keras.optimizers.serialize(model.optimizer))

@@ -3,13 +3,15 @@
 There is one training loop. After each epoch it writes the weights, the optimizer's state and the history, and commits
 them with one rename. A run that was killed continues after its last committed epoch and ends bit for bit where an
 unbroken one does, because epoch e draws everything from ``(seed, e)``. Keras's own ``BackupAndRestore`` is not used: it
-keeps neither the history nor the order of the images.
+keeps no history, and it writes the weights first and the epoch's number second (Keras 3.15), so that a kill between the
+two trains an epoch twice.
 """
 
 import hashlib
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from xrayhelpers import sources
 from xrayhelpers._quiet import keras, tf
@@ -80,6 +83,7 @@ def train(
     how = {"rescale": rescale, "preprocess": preprocess}
     settings = {"seed": seed, "batch_size": batch_size, "augmentation": str(augmentation), "rescale": rescale}
     settings |= {"preprocess": _name_of(preprocess), "class_weight": class_weight and sorted(class_weight.items())}
+    has_views = pixels.ndim == len(model.input_shape) + 1
     checkpoint, key, rows = None, "", []
     if folder is not None:
         key = _key(model, [(pixels, labels), validation], settings)
@@ -98,7 +102,7 @@ def train(
             started = time.perf_counter()
             _reset_dropout(model, seed, epoch)
             data = epoch_data(
-                pixels[epoch % len(pixels)] if pixels.ndim == 5 else pixels,
+                pixels[epoch % len(pixels)] if has_views else pixels,
                 labels,
                 epoch=epoch,
                 seed=seed,
@@ -155,8 +159,6 @@ def train_on_features(
 
 def _validate(model: keras.Model, validation: Labelled, how: dict) -> dict[str, float]:
     """Accuracy, loss and AUC from one pass over the validation images."""
-    from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
-
     scores, labels = predict(model, validation[0], **how).astype(float), np.asarray(validation[1]).astype(int)
     both = len(np.unique(labels)) == 2
     return {
@@ -181,13 +183,7 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 def _key(model: keras.Model, data: Sequence[Labelled | None], settings: dict) -> str:
     """What a run's result depends on, as one SHA-256: another key is another run, never continued."""
-    about = [
-        model.to_json(),
-        keras.optimizers.serialize(model.optimizer),
-        settings,
-        keras.version(),
-        tf.__version__,
-    ]
+    about = [_description(model), settings, keras.version(), tf.__version__]
     arrays = [variable.numpy() for variable in _variables(model)]
     return _digest(about, arrays + [array for pair in data if pair is not None for array in pair])
 
@@ -301,7 +297,7 @@ def kept_features(
     """
     settings = {"views": views, "augmentation": str(augmentation), "seed": seed, "rescale": rescale}
     settings |= {"preprocess": _name_of(preprocess), "batch_size": batch_size}
-    key = _digest([frozen.to_json(), settings], [*(variable.numpy() for variable in frozen.variables), pixels])
+    key = _digest([_description(frozen), settings], [*(variable.numpy() for variable in frozen.variables), pixels])
     folder = Path(folder) if folder is not None else sources.cache_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
     path, growing = folder / f"features-{key[:16]}.npy", folder / f"features-{key[:16]}.part"
@@ -405,6 +401,14 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     if _sha256(path) != card.get("sha256"):
         raise ValueError(f"{path.name!r} is not the file its card describes. Train and save the model again.")
     return keras.models.load_model(path, compile=False, safe_mode=True), card
+
+
+def _description(model: keras.Model) -> str:
+    """A model's layers, loss and optimizer as text, without the names that Keras counts up ("conv2d_7")."""
+    text = model.to_json()
+    for number, name in enumerate(dict.fromkeys(re.findall(r'"name": "([^"]+)"', text))):
+        text = text.replace(f'"{name}"', f'"{number}"')
+    return text
 
 
 def _name_of(function: Callable | None) -> str:
