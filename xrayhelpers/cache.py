@@ -8,7 +8,6 @@ from pathlib import Path
 
 from xrayhelpers import sources
 
-
 #: All that this package ever puts there. `XRAYS_CACHE` may name a folder that holds other people's files.
 OURS = ("pixels", "features", "vgg16", "phantom-*")
 

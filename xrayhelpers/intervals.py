@@ -51,7 +51,7 @@ def check_scores(
     if labels.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
             f"labels have the shape {labels.shape} and scores {scores.shape}; expected one score an image in the "
-            "same order. Score the rows that the labels come from: scores = models.predict(model, pixels[rows])."
+            "same order. Score the rows that the labels come from: scores = training.predict(model, pixels[rows])."
         )
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels are {np.unique(labels)[:5]}; expected 0 (NORMAL) and 1 (PNEUMONIA): index['label'].")

@@ -134,7 +134,7 @@ def cut_vgg16(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Cut a model in two before its first layer that learns.
 
     What stands before the cut gives the same output for the same image in every epoch, so it need run only once an
-    image (see `train.kept_features`). Both halves share their layers with `model`: when `tail` has learnt, so has
+    image (see `training.kept_features`). Both halves share their layers with `model`: when `tail` has learnt, so has
     `model`.
 
     Parameters

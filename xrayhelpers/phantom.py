@@ -27,6 +27,7 @@ from filelock import FileLock
 from PIL import Image
 
 VERSION = 1
+OVERINFLATION = 0.0
 SPLITS = ("train", "test", "val")
 LOBES = {  # centre (x, y) and half axes, in half image widths from the middle of the chest
     "right upper": (-0.38, -0.32, 0.21, 0.17),
@@ -46,7 +47,7 @@ class Traps:
     prevalence, test_prevalence : float
         Share of pneumonia in train (3875 / 5216 = 0.74) and test (390 / 624 = 0.625), each in (0, 1). val has half.
     quality_shortcut : bool
-        Normals are stored larger and at JPEG quality 92 instead of 70, so bytes a pixel give the label away.
+        Normals are stored larger and at JPEG quality 82 to 94 instead of 62 to 83, so bytes a pixel give the label away.
         False: one distribution of size and quality for all.
     shift : float, >= 0
         How far exposure and pose differ between train and test, mostly in the test normals; 0 is no shift.
@@ -100,14 +101,15 @@ def _lesion(cause, body, rng, x, y, lungs):
     if cause == "bacteria":
         cx, cy, rx, ry = LOBES[list(LOBES)[body.integers(len(LOBES))]]
         cx, cy = cx + body.normal(0, 0.03), cy + body.normal(0, 0.03)
-        size, strength = body.uniform(0.7, 1.2), body.uniform(0.45, 1.0)
+        size, strength = body.uniform(1.0, 1.6), body.uniform(0.8, 1.1)
         distance = np.hypot((x - cx) / (rx * size), (y - cy) / (ry * size))
-        patch = _ramp(1 - distance + 0.22 * _noise(body, x.shape, 9), 0.7)
+        patch = _ramp(1 - distance + 0.22 * _noise(body, x.shape, 9), 0.6)
+        patch = np.maximum(patch, 0.25 * _ramp(x * np.sign(cx), 0.1))  # and some haze in the lung around it
         return patch * lungs * strength * (1 + 0.15 * _noise(rng, x.shape, 30)), (patch > 0.4) & (lungs > 0.5)
     reach = np.exp(-((np.abs(x) - 0.3) ** 2 / 0.08 + (y + body.normal(0.02, 0.08)) ** 2 / 0.18))
     net = 1 - np.abs(_noise(body, x.shape, 20)) + 0.5 * _noise(body, x.shape, 11)
-    patch = reach * lungs
-    return patch * body.uniform(0.3, 0.65) * np.clip(0.45 + 0.55 * net, 0, 1.4), patch > 0.4
+    patch = (0.4 + 0.6 * reach) * lungs
+    return patch * body.uniform(0.6, 1.0) * np.clip(0.45 + 0.55 * net, 0, 1.3), patch > 0.6
 
 
 def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -119,12 +121,13 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     mask : bool array (height, width), True on the disease; all False for a normal.
     """
     body, rng = np.random.default_rng(case.body), np.random.default_rng(case.number)
-    width = int(rng.integers(290, 360) if case.small else rng.integers(350, 420))
-    height = int(width * rng.uniform(0.68, 0.90))
+    full_width = int(rng.integers(290, 360) if case.small else rng.integers(350, 420))
+    full_height = int(full_width * rng.uniform(0.68, 0.90))
+    width, height = full_width * 2 // 3, full_height * 2 // 3  # the body is smooth: draw it smaller, enlarge, add grain
     # Pose: pixels to body coordinates, in half image widths from the middle of the chest.
-    scale = rng.normal(0.99, 0.06) - 0.06 * case.shift
-    angle = rng.normal(0, 0.05) * (1 + 0.6 * case.shift)
-    shift_x, shift_y = rng.normal(0, 0.06), rng.normal(0.02, 0.05) + 0.05 * case.shift
+    scale = rng.normal(0.99, 0.07) - 0.03 * case.shift
+    angle = rng.normal(0, 0.055) * (1 + 0.6 * case.shift)
+    shift_x, shift_y = rng.normal(0, 0.085), rng.normal(0.02, 0.07) + 0.03 * case.shift
     unit = width / 2 * scale
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -138,40 +141,40 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     top, lean = body.normal(-0.58, 0.02), body.normal(0, 0.015)
     dome = body.normal(0.40, 0.03) + 0.03 * np.sign(x) + rng.normal(0, 0.02) + 0.9 * (a - 0.34) ** 2 * (a > 0.34)
     t = np.clip((y - top) / 0.9, 0, 1)
-    half = 0.33 * np.sqrt(1 - (1 - t) ** 2.6) + 0.01
+    half = 0.33 * np.sqrt(1 - (1 - t) * (1 - t) * np.sqrt(1 - t)) + 0.01
     centre = 0.27 + 0.12 * t + lean
     cage = _ramp(half + centre - a, 0.05) * (y > top)
     heart_x, heart_r = body.normal(0.10, 0.02), body.normal(0.33, 0.025)
-    heart = _ramp(1 - np.hypot((x - heart_x - 0.25 * (y - 0.2)) / heart_r, (y - 0.2) / 0.30), 0.12)
+    heart = _ramp(1 - np.hypot((x - heart_x - 0.35 * (y - 0.15)) / heart_r, (y - 0.15) / 0.36), 0.16)
     middle = 0.12 + 0.04 * np.exp(-((y + 0.3) / 0.12) ** 2) * (1 + 0.3 * np.sign(x)) + 0.012 * _noise(body, x.shape, 7)
-    heart = np.maximum(heart, _ramp(middle - a, 0.05))
+    heart = 1 - (1 - heart) * (1 - _ramp(middle + 0.05 * _ramp(y, 0.5) - a, 0.06))
     lungs = _ramp(half - np.abs(a - centre), 0.04) * _ramp(dome - y, 0.035) * (1 - heart)
 
     # Soft tissue: trunk, arms held out, neck and jaw. Attenuation 0 is air, about 1 is the densest.
-    trunk = _ramp(0.86 + 0.03 * np.cos(4 * y) - a, 0.06) * _ramp(y + 0.72 - 0.12 * a, 0.1)
-    slope = body.uniform(-0.25, 0.35)
-    arm = _ramp(0.17 - np.abs(y + 0.50 + slope * (a - 0.8)), 0.05) * (a > 0.6)
-    neck = _ramp(0.24 + 0.5 * np.maximum(0, y + 0.68) ** 0.7 - a, 0.08) * (y < -0.4)
+    trunk = _ramp(0.86 + 0.03 * np.cos(4 * y) - a, 0.06) * _ramp(y + 0.80 - 0.2 * a, 0.1)
+    slope = rng.uniform(-0.6, 0.6)
+    arm = _ramp(0.17 - np.abs(y + 0.50 + slope * (a - 0.8)), 0.05) * _ramp(a - 0.7, 0.3)
+    neck = _ramp(0.22 + 0.5 * np.sqrt(np.maximum(0, y + 0.82)) - a, 0.08) * (y < -0.4)
     jaw = _ramp(1 - np.hypot(x / 0.42, (y + 1.05) / 0.30), 0.15)
     tissue = np.maximum.reduce([trunk, 0.75 * arm, neck, 1.1 * jaw])
-    film = tissue * (0.50 + 0.10 * _ramp(y - dome, 0.05) + 0.05 * _noise(body, x.shape, 5))
+    film = tissue * (0.50 + 0.10 * _ramp(y - dome, 0.05) + 0.03 * _noise(body, x.shape, 5))
     gas = _ramp(1 - np.hypot((x - 0.36) / 0.17, (y - dome - 0.15) / 0.08), 0.5) * body.uniform(0.3, 1.0)
-    film += 0.12 * heart * cage - 0.30 * lungs - 0.14 * gas * (y > dome)
+    film += 0.09 * heart * cage * _ramp(dome - y, 0.2) - 0.38 * lungs - 0.14 * gas * (y > dome)
 
     # Bones.
-    drop = 0.42 * a**3 / 0.3 - 0.05 * np.sin(np.pi * a / 0.5) + lean
-    spacing = body.normal(0.108, 0.005)
+    drop = 0.75 * a * a * a - 0.05 * np.sin(6 * a) + lean
+    spacing = body.normal(0.116, 0.005)
     back = np.abs(((y - drop * (1 + 0.3 * y)) / spacing + body.uniform()) % 1 - 0.5) * 2
-    ribs = (_ramp(0.55 - back, 0.2) * 0.75 + np.exp(-((back - 0.5) / 0.12) ** 2) * 0.5) * cage
-    film += 0.075 * ribs * (0.6 + 1.1 * (a / (half + centre)) ** 5) * _ramp(a - 0.06, 0.05) * _ramp(0.75 - y, 0.3)
+    ribs = (_ramp(0.5 - back, 0.2) * 0.75 + _ramp(0.12 - np.abs(back - 0.45), 0.2) * 0.4) * cage
+    film += 0.065 * ribs * (0.6 + 1.1 * np.square(np.square(a / (half + centre)))) * _ramp(a - 0.06, 0.05) * _ramp(0.5 - y, 0.4)
     front = np.abs(((y + 0.5 * a) / (1.15 * spacing)) % 1 - 0.5) * 2
-    film += 0.035 * _ramp(0.5 - front, 0.3) * cage * _ramp(a - 0.26, 0.1) * _ramp(y + 0.35, 0.1) * _ramp(0.4 - y, 0.1)
+    film += 0.025 * _ramp(0.5 - front, 0.3) * cage * _ramp(a - 0.26, 0.1) * _ramp(y + 0.35, 0.1) * _ramp(0.4 - y, 0.1)
     film += 0.10 * np.exp(-((a - half - centre - 0.01) / 0.018) ** 2) * _ramp(y - top - 0.08, 0.1) * _ramp(0.62 - y, 0.2)
     bodies = 0.75 + 0.25 * np.cos(2 * np.pi * y / (0.9 * spacing))
     film += 0.11 * _ramp(0.085 - a, 0.03) * bodies + 0.05 * np.exp(-((a - 0.055) / 0.018) ** 2) * bodies
     film -= 0.07 * np.exp(-(((x + 0.01) / 0.03) ** 2)) * _ramp(-0.22 - y, 0.1)
     collar = y + 0.47 + 0.20 * (a - 0.08) - 0.035 * np.sin(11 * (a - 0.08)) + rng.normal(0, 0.012)
-    film += 0.13 * np.exp(-((collar / 0.024) ** 4)) * _ramp(a - 0.07, 0.03) * _ramp(0.68 - a, 0.05)
+    film += 0.13 * np.exp(-np.square(np.square(collar / 0.024))) * _ramp(a - 0.07, 0.03) * _ramp(0.68 - a, 0.05)
     blade = np.abs(a - 0.70 - 0.18 * (y + 0.3)) / 0.03
     film += 0.06 * np.exp(-(blade**2)) * _ramp(0.22 - np.abs(y + 0.30), 0.1)
     shaft = np.abs(y + 0.52 + slope * (a - 0.8))
@@ -188,23 +191,26 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
             points = np.stack([(vx + shift_x) * pixels + width / 2, (vy + shift_y) * pixels + height / 2], 1)
             for i, thick in enumerate((3, 2, 1, 1)):
                 ends = [tuple(int(16 * c) for c in p) for p in points[i : i + 2]]
-                cv2.line(lines, *ends, (4 - i) / 4, thick, cv2.LINE_AA, 4)
-    film += lungs * (0.07 * cv2.GaussianBlur(lines, (0, 0), 1.2) + 0.012 * _noise(body, x.shape, 40))
+                cv2.line(lines, *ends, (4 - i) / 4, max(1, thick - 1), cv2.LINE_AA, 4)
+    film += lungs * (0.07 * cv2.GaussianBlur(lines, (0, 0), 0.8) + 0.012 * _noise(body, x.shape, 40))
     film += 0.09 * lungs * np.exp(-((a - 0.17) ** 2 + (y + 0.02) ** 2) / 0.012)
 
     mask = np.zeros(film.shape, bool)
     if case.cause != "normal":
         opacity, mask = _lesion(case.cause, body, rng, x, y, lungs)
-        opacity = case.contrast * (opacity - 0.8 * lungs * opacity.sum() / lungs.sum())
-        film += 0.26 * opacity
+        opacity = case.contrast * (opacity - OVERINFLATION * lungs * opacity.sum() / lungs.sum())
+        film = np.maximum(film, np.minimum(film + 0.62 * opacity, 0.62))  # fluid is no denser than the heart
         mask &= case.contrast > 0
 
     # Film: exposure, grain, collimator borders, marker.
-    gain = math.exp(rng.normal(0, 0.10) + 0.12 * case.shift)
+    film = cv2.resize(film, (full_width, full_height), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.resize(mask.astype(np.uint8), (full_width, full_height), interpolation=cv2.INTER_NEAREST) > 0
+    width, height = full_width, full_height
+    gain = math.exp(rng.normal(0, 0.04) + 0.03 * case.shift)
     grey = 1 - np.exp(-(2.1 * gain) * np.clip(film + rng.normal(0, 0.015), 0, None))
-    grey = 255 * np.clip(0.03 + 1.05 * grey, 0, 1) ** (math.exp(rng.normal(0, 0.12)) * (1 - 0.12 * case.shift))
-    grey += cv2.GaussianBlur(rng.standard_normal(grey.shape, dtype=np.float32), (0, 0), 0.6) * rng.uniform(4, 8)
-    border = rng.integers(0, width // 14, 2) * (rng.random(2) < 0.3)
+    grey = 255 * np.clip(rng.uniform(0.0, 0.06) + grey, 0, 1) ** (math.exp(rng.normal(0, 0.04)) * (1 - 0.03 * case.shift))
+    grey += cv2.GaussianBlur(rng.standard_normal(grey.shape, dtype=np.float32), (0, 0), 0.6) * rng.uniform(2, 5)
+    border = rng.integers(0, width // 8, 2) * (rng.random(2) < 0.5)
     grey[:, : border[0]], grey[:, width - border[1] :] = 4, 4
     mask[:, : border[0]], mask[:, width - border[1] :] = False, False
     image = np.clip(grey, 0, 255).astype(np.uint8)
@@ -284,7 +290,8 @@ def plan_cases(train: int, test: int, val: int, seed: int, traps: Traps) -> tupl
 
 def _write(case: Case, root: Path) -> None:
     """Draw one case and store it as a grey JPEG."""
-    quality = 70 if case.small else 92
+    low, high = (62, 84) if case.small else (82, 95)
+    quality = int(np.random.default_rng((*case.number, 4)).integers(low, high))
     Image.fromarray(draw_case(case)[0]).save(root / case.name, "JPEG", quality=quality, optimize=False)
 
 

@@ -155,7 +155,7 @@ def history(table: pd.DataFrame, names: Sequence[str] = ("accuracy", "loss")) ->
 
     Parameters
     ----------
-    table : DataFrame as `models.train` returns: epoch (from 0 or 1), accuracy, loss, val_accuracy, val_loss
+    table : DataFrame as `training.train` returns: epoch (from 0 or 1), accuracy, loss, val_accuracy, val_loss
     names : columns to draw; "val_" columns are added where they are present
     """
     with mpl.rc_context(STYLE):

@@ -112,7 +112,7 @@ def write_result(
     fingerprint : `dataset.fingerprint(index)` of the whole index
     data : `str(source)`
     lesson : e.g. "04_cnn"; known for the models above
-    history : what `models.train` returned
+    history : what `training.train` returned
     folder : default `run_folder() / "results"`
 
     Returns

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xrayhelpers import augment, models, train
+from xrayhelpers import augment, models, training
 from xrayhelpers._quiet import keras, tf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ def frozen_model():
 
 def assert_same_end(history, model, wanted_history, wanted_model):
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), wanted_history.drop(columns="seconds"))
-    for found, wanted in zip(train._variables(model), train._variables(wanted_model), strict=True):
+    for found, wanted in zip(training._variables(model), training._variables(wanted_model), strict=True):
         np.testing.assert_array_equal(found.numpy(), wanted.numpy())
 
 
@@ -74,7 +74,7 @@ def stop_after(epoch):
 
 
 def test_history_has_one_row_an_epoch(data):
-    history = train.train(models.report_cnn(16), *data, epochs=4, validation=data)
+    history = training.train(models.report_cnn(16), *data, epochs=4, validation=data)
     columns = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "seconds"]
     assert set(history.columns) == set(columns)
     assert history["epoch"].tolist() == [1, 2, 3, 4]
@@ -86,7 +86,7 @@ def test_same_seed_same_end_and_another_seed_another(data):
     ends = []
     for seed in (0, 0, 1):
         model = small_model()
-        ends.append((train.train(model, *data, epochs=2, seed=seed), model))
+        ends.append((training.train(model, *data, epochs=2, seed=seed), model))
     assert_same_end(*ends[0], *ends[1])
     assert ends[0][0]["loss"].iloc[-1] != ends[2][0]["loss"].iloc[-1]
 
@@ -94,12 +94,12 @@ def test_same_seed_same_end_and_another_seed_another(data):
 @pytest.mark.parametrize("last", [1, 2])
 def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, last):
     unbroken = small_model()
-    wanted = train.train(unbroken, *data, epochs=4, validation=data)
+    wanted = training.train(unbroken, *data, epochs=4, validation=data)
     with pytest.raises(Killed):
-        train.train(small_model(), *data, epochs=4, validation=data, folder=tmp_path, on_epoch=stop_after(last))
+        training.train(small_model(), *data, epochs=4, validation=data, folder=tmp_path, on_epoch=stop_after(last))
     continued = small_model()
     told = []
-    found = train.train(
+    found = training.train(
         continued, *data, epochs=4, validation=data, folder=tmp_path, on_epoch=lambda row: told.append(row["epoch"])
     )
     assert_same_end(found, continued, wanted, unbroken)
@@ -111,9 +111,9 @@ def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, l
 
 def test_a_finished_run_is_loaded_not_repeated(data, tmp_path, capsys, monkeypatch):
     first, again = small_model(), small_model()
-    wanted = train.train(first, *data, epochs=2, folder=tmp_path)
+    wanted = training.train(first, *data, epochs=2, folder=tmp_path)
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))
-    found = train.train(again, *data, epochs=2, folder=tmp_path)
+    found = training.train(again, *data, epochs=2, folder=tmp_path)
     assert_same_end(found, again, wanted, first)
     assert "nothing left to train" in capsys.readouterr().out
 
@@ -122,10 +122,10 @@ def test_more_epochs_continue_and_fewer_start_afresh(data, tmp_path):
     wanted = {}
     for epochs in (1, 3):
         wanted[epochs] = small_model()
-        train.train(wanted[epochs], *data, epochs=epochs)
+        training.train(wanted[epochs], *data, epochs=epochs)
     for epochs in (1, 3, 1):
         model = small_model()
-        history = train.train(model, *data, epochs=epochs, folder=tmp_path)
+        history = training.train(model, *data, epochs=epochs, folder=tmp_path)
         assert len(history) == epochs
         np.testing.assert_array_equal(model.get_weights()[0], wanted[epochs].get_weights()[0])
 
@@ -145,13 +145,13 @@ def test_more_epochs_continue_and_fewer_start_afresh(data, tmp_path):
     ids=str,
 )
 def test_any_other_setting_is_another_run(data, tmp_path, capsys, change):
-    train.train(small_model(), *data, epochs=1, folder=tmp_path)
+    training.train(small_model(), *data, epochs=1, folder=tmp_path)
     pixels, labels = (array.copy() for array in data)
     if change.pop("pixels", 0):
         pixels[95, 15, 15, 2] ^= 1
     if change.pop("labels", 0):
         labels[95] ^= 1
-    train.train(change.pop("model", None) or small_model(), pixels, labels, epochs=1, folder=tmp_path, **change)
+    training.train(change.pop("model", None) or small_model(), pixels, labels, epochs=1, folder=tmp_path, **change)
     assert capsys.readouterr().out == ""
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -159,7 +159,7 @@ def test_any_other_setting_is_another_run(data, tmp_path, capsys, change):
 @pytest.mark.parametrize("damage", ["state", "record", "no state", "no record"])
 def test_a_damaged_checkpoint_is_never_used(data, tmp_path, damage, capsys):
     wanted_model = small_model()
-    wanted = train.train(wanted_model, *data, epochs=2, folder=tmp_path)
+    wanted = training.train(wanted_model, *data, epochs=2, folder=tmp_path)
     (folder,) = tmp_path.iterdir()
     path = folder / ("epoch-0002.npz" if "state" in damage else "checkpoint.json")
     content = bytearray(path.read_bytes())
@@ -171,24 +171,24 @@ def test_a_damaged_checkpoint_is_never_used(data, tmp_path, damage, capsys):
     else:
         path.write_bytes(content[: len(content) // 2])
     model = small_model()
-    assert_same_end(train.train(model, *data, epochs=2, folder=tmp_path), model, wanted, wanted_model)
+    assert_same_end(training.train(model, *data, epochs=2, folder=tmp_path), model, wanted, wanted_model)
     assert capsys.readouterr().out == ""
 
 
 def test_one_checkpoint_is_kept(data, tmp_path):
-    train.train(small_model(), *data, epochs=3, folder=tmp_path)
+    training.train(small_model(), *data, epochs=3, folder=tmp_path)
     assert sorted(path.name for path in next(tmp_path.iterdir()).iterdir()) == ["checkpoint.json", "epoch-0003.npz"]
 
 
 KILLED_RUN = """
     import sys
-    import test_train as t
+    import test_training as t
     pixels = t.np.random.default_rng(0).integers(0, 256, (96, 16, 16, 3)).astype("uint8")
     labels = t.np.arange(96) % 2
     model = t.small_model()
     print("ready", flush=True)
-    history = t.train.train(model, pixels, labels, epochs=12, folder=sys.argv[1] if len(sys.argv) > 1 else None)
-    digest = t.train._digest([], [v.numpy() for v in t.train._variables(model)])
+    history = t.training.train(model, pixels, labels, epochs=12, folder=sys.argv[1] if len(sys.argv) > 1 else None)
+    digest = t.training._digest([], [v.numpy() for v in t.training._variables(model)])
     print(history.drop(columns="seconds").to_json(double_precision=15), digest)
 """
 
@@ -216,7 +216,7 @@ def test_killed_at_random_moments_ends_like_an_unbroken_run(tmp_path):
 def test_a_loss_that_is_not_a_number_stops_with_advice(data, tmp_path):
     model = models.report_cnn(16, optimizer=keras.optimizers.SGD(1e30))
     with pytest.raises(FloatingPointError, match=r"epoch 1; expected a finite number. Lower the learning rate"):
-        train.train(model, *data, rescale=1e20, epochs=2, folder=tmp_path)
+        training.train(model, *data, rescale=1e20, epochs=2, folder=tmp_path)
     assert not list(tmp_path.rglob("checkpoint.json"))
 
 
@@ -247,20 +247,20 @@ def test_epochs_and_predictions_are_traced_once(data):
     layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), count(), keras.layers.Dense(1, activation="sigmoid")]
     model = models.compile_binary(keras.Sequential(layers))
     pixels, labels = data[0][:90], data[1][:90]  # the last batch is a smaller one
-    train.train(model, pixels, labels, epochs=2, validation=(pixels, labels))
+    training.train(model, pixels, labels, epochs=2, validation=(pixels, labels))
     before = count.traces
-    train.train(model, pixels, labels, epochs=3, validation=(pixels, labels))
+    training.train(model, pixels, labels, epochs=3, validation=(pixels, labels))
     assert count.traces == before
 
 
 def test_predict_keeps_the_order_and_averages_mirror_images(data):
     model, pixels = models.report_cnn(16), data[0]
-    scores = train.predict(model, pixels, batch_size=7)
+    scores = training.predict(model, pixels, batch_size=7)
     assert scores.shape == (96,)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, model(pixels / np.float32(255))[:, 0], rtol=1e-5)
-    both = train.predict(model, pixels, flips=True)
-    np.testing.assert_allclose(both, (scores + train.predict(model, pixels[:, :, ::-1])) / 2, rtol=1e-5)
+    both = training.predict(model, pixels, flips=True)
+    np.testing.assert_allclose(both, (scores + training.predict(model, pixels[:, :, ::-1])) / 2, rtol=1e-5)
     assert not np.allclose(both, scores)
 
 
@@ -270,44 +270,44 @@ def test_predict_keeps_the_order_and_averages_mirror_images(data):
 def test_the_tail_on_kept_features_learns_what_the_whole_model_learns(data, tmp_path):
     whole, model = frozen_model(), frozen_model()
     frozen, tail = models.cut_vgg16(model)
-    features = train.kept_features(frozen, data[0], views=3, seed=4, folder=tmp_path)
+    features = training.kept_features(frozen, data[0], views=3, seed=4, folder=tmp_path)
     assert features.shape == (3, 96, 196)
     assert features.dtype == np.float16
     assert not features.flags.writeable
-    plain = train.kept_features(frozen, data[0], augmentation=augment.NONE, folder=tmp_path)[0]
-    wanted = train.train(whole, *data, epochs=3, seed=4, validation=data)
-    found = train.train_on_features(tail, features, data[1], epochs=3, seed=4, validation=(plain, data[1]))
+    plain = training.kept_features(frozen, data[0], augmentation=augment.NONE, folder=tmp_path)[0]
+    wanted = training.train(whole, *data, epochs=3, seed=4, validation=data)
+    found = training.train_on_features(tail, features, data[1], epochs=3, seed=4, validation=(plain, data[1]))
     np.testing.assert_allclose(found.drop(columns="seconds"), wanted.drop(columns="seconds"), atol=2e-3)
-    scores = train.predict(whole, data[0])
+    scores = training.predict(whole, data[0])
     assert np.ptp(scores) > 0.02
-    np.testing.assert_allclose(train.predict(tail, plain, rescale=1), scores, atol=2e-3)
-    np.testing.assert_allclose(train.predict(model, data[0]), scores, atol=2e-3)  # its layers are the tail's
+    np.testing.assert_allclose(training.predict(tail, plain, rescale=1), scores, atol=2e-3)
+    np.testing.assert_allclose(training.predict(model, data[0]), scores, atol=2e-3)  # its layers are the tail's
 
 
 def test_frozen_layers_run_once_an_image_and_view_also_when_killed(data, tmp_path, monkeypatch):
     count = counting_layer()
     frozen = keras.Sequential([keras.Input((16, 16, 3)), count(), keras.layers.MaxPooling2D(4)])
     pixels = data[0][:90]
-    wanted = train.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "a")
+    wanted = training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "a")
     assert count.rows == 2 * 90
-    train.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "a")
+    training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "a")
     assert count.rows == 2 * 90
 
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    bar = train.sources.progress
+    bar = training.sources.progress
     monkeypatch.setattr(
-        train.sources, "progress", lambda batches, **_: (b if n < 4 else full_disk() for n, b in enumerate(batches))
+        training.sources, "progress", lambda batches, **_: (b if n < 4 else full_disk() for n, b in enumerate(batches))
     )
     with pytest.raises(OSError, match="No space left"):
-        train.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "b")
+        training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "b")
     assert not list((tmp_path / "b").glob("*.npy"))
     (part,) = (tmp_path / "b").glob("*.part")
     with part.open("r+b") as file:
         file.truncate(part.stat().st_size - 100)  # the fourth batch was being written
-    monkeypatch.setattr(train.sources, "progress", bar)
-    found = train.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "b")
+    monkeypatch.setattr(training.sources, "progress", bar)
+    found = training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "b")
     np.testing.assert_array_equal(found, wanted)
     assert count.rows == 4 * 90 + 32  # only the batch that was cut short ran twice
 
@@ -315,16 +315,16 @@ def test_frozen_layers_run_once_an_image_and_view_also_when_killed(data, tmp_pat
 def test_other_images_or_settings_are_other_features(data, tmp_path):
     frozen = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.MaxPooling2D(4)])
     pixels = data[0].copy()
-    train.kept_features(frozen, pixels, folder=tmp_path)
+    training.kept_features(frozen, pixels, folder=tmp_path)
     pixels[5, 5, 5, 0] ^= 1
     for settings in ({}, {"seed": 1}, {"views": 2}, {"augmentation": augment.NONE}, {"preprocess": tf.negative}):
-        train.kept_features(frozen, pixels, folder=tmp_path, **settings)
+        training.kept_features(frozen, pixels, folder=tmp_path, **settings)
     assert len(list(tmp_path.glob("*.npy"))) == 6
 
 
 def test_features_go_to_the_cache_folder_by_default(data, cache):
     frozen = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.MaxPooling2D(4)])
-    features = train.kept_features(frozen, data[0][:4])
+    features = training.kept_features(frozen, data[0][:4])
     assert Path(features.filename).parent == cache / "features"
 
 
@@ -332,7 +332,7 @@ def test_features_go_to_the_cache_folder_by_default(data, cache):
 def test_features_too_large_for_float16_are_an_error(data, tmp_path, factor):
     frozen = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.MaxPooling2D(4)])
     with pytest.raises(FloatingPointError, match="largest float16"):
-        train.kept_features(frozen, data[0], rescale=factor, folder=tmp_path)
+        training.kept_features(frozen, data[0], rescale=factor, folder=tmp_path)
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -341,10 +341,10 @@ def test_features_too_large_for_float16_are_an_error(data, tmp_path, factor):
 
 def test_a_saved_model_comes_back_with_its_card(data, tmp_path):
     model = small_model()
-    train.train(model, *data, epochs=1)
-    path = train.save_model(model, tmp_path / "models" / "cnn.keras", {"seed": 0, "data": "abc"})
-    loaded, card = train.load_model(path)
-    np.testing.assert_array_equal(train.predict(loaded, data[0]), train.predict(model, data[0]))
+    training.train(model, *data, epochs=1)
+    path = training.save_model(model, tmp_path / "models" / "cnn.keras", {"seed": 0, "data": "abc"})
+    loaded, card = training.load_model(path)
+    np.testing.assert_array_equal(training.predict(loaded, data[0]), training.predict(model, data[0]))
     assert (card["seed"], card["data"]) == (0, "abc")
     assert set(card["versions"]) == {"python", "tensorflow", "keras"}
     assert json.loads(path.with_suffix(".json").read_text()) == card
@@ -352,35 +352,35 @@ def test_a_saved_model_comes_back_with_its_card(data, tmp_path):
 
 
 def test_an_altered_or_missing_model_is_refused(tmp_path):
-    path = train.save_model(small_model(), tmp_path / "cnn.keras", {})
+    path = training.save_model(small_model(), tmp_path / "cnn.keras", {})
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match="not the file its card describes"):
-        train.load_model(path)
+        training.load_model(path)
     path.with_suffix(".json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no file 'cnn\.json'"):
-        train.load_model(path)
+        training.load_model(path)
     with pytest.raises(ValueError, match=r"end in '\.keras'"):
-        train.save_model(small_model(), tmp_path / "cnn.h5", {})
+        training.save_model(small_model(), tmp_path / "cnn.h5", {})
 
 
 def test_a_model_that_carries_code_is_not_loaded(tmp_path):
     layers = [keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1), keras.layers.Dense(1)]
-    path = train.save_model(keras.Sequential(layers), tmp_path / "code.keras", {})
+    path = training.save_model(keras.Sequential(layers), tmp_path / "code.keras", {})
     with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
-        train.load_model(path)
+        training.load_model(path)
 
 
 def test_nothing_is_written_to_the_terminal(tmp_path):
     code = """
-        import test_train as t
+        import test_training as t
         pixels, labels = t.np.zeros((90, 16, 16, 3), "uint8"), t.np.arange(90) % 2
         for _ in range(4):
             model = t.frozen_model()
-            t.train.train(model, pixels, labels, epochs=2, validation=(pixels, labels))
+            t.training.train(model, pixels, labels, epochs=2, validation=(pixels, labels))
             frozen, tail = t.models.cut_vgg16(model)
-            features = t.train.kept_features(frozen, pixels, folder=FOLDER)
-            t.train.train_on_features(tail, features, labels, epochs=1)
-            t.train.load_model(t.train.save_model(model, FOLDER + "/m.keras", {}))
+            features = t.training.kept_features(frozen, pixels, folder=FOLDER)
+            t.training.train_on_features(tail, features, labels, epochs=1)
+            t.training.load_model(t.training.save_model(model, FOLDER + "/m.keras", {}))
     """
     code = f"FOLDER = {str(tmp_path)!r}\n" + textwrap.dedent(code)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "XRAYS_PROGRESS": "off"}
