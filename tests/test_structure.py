@@ -28,7 +28,7 @@ SHARED_NAMES = {"data", "seed", "image_size", "batch_size", "epochs", "protocol"
 # A module may import modules of its own or of a lower floor, never of a higher one.
 FLOORS = [
     {"_quiet"},
-    {"sources", "download", "phantom"},
+    {"sources", "download", "phantom", "radiograph"},
     {"dataset"},
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
