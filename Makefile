@@ -17,7 +17,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast lint lab refresh doctor clean
+.PHONY: run test test-fast lint lab refresh bench doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
@@ -39,6 +39,9 @@ lab: $(VENV)/.ready
 refresh: $(VENV)/.ready-dev
 	$(BIN)/python tools/refresh.py $(if $(ONLY),--only "$(ONLY)")
 	$(BIN)/ruff format notebooks
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)
 
 doctor: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers doctor
