@@ -14,25 +14,18 @@ sys.path.append(str(ROOT))  # benchmarks/ stands beside the installed package
 from benchmarks import folders, measure, sections, ways  # noqa: E402
 from benchmarks.measure import Ratio, Way  # noqa: E402
 
+EPOCH = {
+    "input_seconds",
+    "epoch_seconds",
+    "epoch_cpu_seconds",
+    "decode_once_seconds",
+    "peak_mb",
+    "added_mb",
+    "images",
+}
 ROWS = {
-    "1-epoch": {
-        "input_seconds",
-        "epoch_seconds",
-        "epoch_cpu_seconds",
-        "decode_once_seconds",
-        "peak_mb",
-        "added_mb",
-        "images",
-    },
-    "2-limit": {
-        "input_seconds",
-        "epoch_seconds",
-        "epoch_cpu_seconds",
-        "decode_once_seconds",
-        "peak_mb",
-        "added_mb",
-        "images",
-    },
+    "1-epoch": EPOCH,
+    "2-limit": EPOCH,
     "3-vgg16": {
         "training_seconds",
         "training_cpu_seconds",
