@@ -202,7 +202,7 @@ def epoch_data(
         images = tf.cast(images, tf.float32) if augmentation == NONE else warp(images, matrix)
         return (preprocess(images) if preprocess else images * rescale, label, *weight)
 
-    return _batches(pixels, order, columns, batch_size).map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _batches(pixels, order, columns, batch_size, finish)
 
 
 def plain_data(
@@ -226,8 +226,7 @@ def plain_data(
         images = tf.cast(images, tf.float32)
         return (preprocess(images) if preprocess else images * rescale, *label)
 
-    batches = _batches(pixels, np.arange(len(pixels)), columns, batch_size)
-    return batches.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _batches(pixels, np.arange(len(pixels)), columns, batch_size, finish)
 
 
 def _checked_labels(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -240,8 +239,10 @@ def _checked_labels(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _batches(pixels: np.ndarray, order: np.ndarray, columns: list[np.ndarray], batch_size: int) -> tf.data.Dataset:
-    """(images, *columns) a batch; `pixels` is read at `order`, `columns` are already in that order."""
+def _batches(
+    pixels: np.ndarray, order: np.ndarray, columns: list[np.ndarray], batch_size: int, finish: Callable
+) -> tf.data.Dataset:
+    """`finish` of (images, *columns) a batch; `pixels` is read at `order`, `columns` are already in that order."""
     # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
     source = np.asarray(pixels)
     # Kept features are float16, which NumPy widens anywhere; TensorFlow on some CPUs only with a complaint.
@@ -257,4 +258,8 @@ def _batches(pixels: np.ndarray, order: np.ndarray, columns: list[np.ndarray], b
 
     # Each batch is a slice of these small arrays; only `pixels` is too large to hand to TensorFlow.
     dataset = tf.data.Dataset.from_tensor_slices((order, *columns)).batch(batch_size)
-    return dataset.map(gather, tf.data.AUTOTUNE)
+    # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that double,
+    # 10 ms, 20 ms, ..., and the end of an epoch waits for it to wake, which can double a short epoch's time.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.map(gather).map(finish, 2).prefetch(2).with_options(options)
