@@ -229,3 +229,33 @@ def test_a_missing_file_is_named(nowhere, monkeypatch):
     monkeypatch.setenv("XRAYS_VGG16_WEIGHTS", str(nowhere / "gone.h5"))
     with pytest.raises(weights.WeightsError, match=r"no file 'gone\.h5'"):
         weights.vgg16_weights()
+
+
+# ------------------------------------------------------------------------------------------------------------- Adam
+@pytest.mark.parametrize("epsilon", [1e-7, 0.1])
+def test_adam_takes_the_steps_of_keras_adam(epsilon):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(4, 3)).astype("float32"), rng.normal(size=(25, 4, 3)).astype("float32")
+    ended = []
+    for kind in (models.Adam, keras.optimizers.Adam):
+        optimizer, weights = kind(0.01, epsilon=epsilon), keras.Variable(start)
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+        ended.append(weights.numpy())
+    assert np.abs(ended[0] - start).max() > 0.01
+    np.testing.assert_allclose(*ended, rtol=1e-4, atol=1e-6)
+
+
+def test_a_saved_model_names_the_adam_of_keras(tmp_path):
+    model = models.report_cnn(16)
+    assert type(model.optimizer) is models.Adam
+    model.save(tmp_path / "cnn.keras")
+    assert type(keras.models.load_model(tmp_path / "cnn.keras").optimizer) is keras.optimizers.Adam
+
+
+def test_other_optimizers_stay_what_they_are():
+    given = keras.optimizers.Adam(0.003, amsgrad=True)
+    kept = models.report_cnn(16, optimizer=given).optimizer
+    assert kept.amsgrad
+    assert float(kept.learning_rate.numpy()) == pytest.approx(0.003)
+    assert type(models.report_cnn(16, optimizer="sgd").optimizer) is keras.optimizers.SGD

@@ -173,9 +173,41 @@ def compute_dtype() -> str:
     return "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
 
 
+class Adam(keras.optimizers.Adam):
+    """Keras's Adam, each variable updated by one operation instead of a dozen: same rule, same numbers up to rounding.
+
+    A dozen passes over 29.5 million weights in every step are a fifth of the widest network's training time on a CPU.
+    """
+
+    # A saved model names Keras's Adam, which any Keras can read.
+    __module__ = "keras.optimizers"
+
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+        """Apply one step to one variable (see the base class)."""
+        if self.amsgrad or tf.distribute.has_strategy() or not isinstance(gradient, tf.Tensor):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        step, index = tf.cast(self.iterations + 1, variable.dtype), self._get_variable_index(variable)
+        var, m, v = (getattr(one, "_value", one) for one in (variable, self._momentums[index], self._velocities[index]))
+        tf.raw_ops.ResourceApplyAdam(
+            var=var.handle,
+            m=m.handle,
+            v=v.handle,
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=tf.cast(self.beta_1, variable.dtype),
+            beta2=tf.cast(self.beta_2, variable.dtype),
+            epsilon=tf.cast(self.epsilon, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+        )
+
+
 def compile_binary(model: keras.Model, optimizer: str | keras.Optimizer = "adam") -> keras.Model:
     """Compile as the report does: binary cross-entropy and accuracy."""
     optimizer = keras.optimizers.get(optimizer)
+    if type(optimizer) is keras.optimizers.Adam:
+        optimizer = Adam.from_config(optimizer.get_config())
     wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if not wrapped and any(layer.dtype_policy.name == "mixed_float16" for layer in model.layers):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
