@@ -258,8 +258,8 @@ def _batches(
 
     # Each batch is a slice of these small arrays; only `pixels` is too large to hand to TensorFlow.
     dataset = tf.data.Dataset.from_tensor_slices((order, *columns)).batch(batch_size)
-    # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that double,
-    # 10 ms, 20 ms, ..., and the end of an epoch waits for it to wake, which can double a short epoch's time.
+    # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that
+    # double, 10 ms, 20 ms, ..., and the end of an epoch waits for it to wake, which can double a short epoch's time.
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.map(gather).map(finish, 2).prefetch(2).with_options(options)
