@@ -362,27 +362,7 @@ def size_cost(folder: str, size: int = 32) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------------------- 6: search
-SPACE = {"optimizer": ["adam"], "units": [32, 128, 512], "layers": [2, 3], "dropout": [0.0, 0.3]}
-
-
-def free_cnn(size: int, optimizer: str, units: int, layers: int = 2, dropout: float = 0.0, rate: float | None = None):
-    """The report's network with more to choose: layers, dropout, learning rate."""
-    from xrayhelpers import models
-    from xrayhelpers._quiet import keras
-
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((size, size, 3))])
-    for _ in range(layers):
-        model.add(keras.layers.Conv2D(32, 3, activation="relu"))
-        model.add(keras.layers.MaxPooling2D(2))
-    model.add(keras.layers.Flatten())
-    model.add(keras.layers.Dense(units, activation="relu"))
-    model.add(keras.layers.Dropout(dropout, seed=0))
-    model.add(keras.layers.Dense(1, activation="sigmoid"))
-    optimizer = keras.optimizers.get(
-        {"class_name": optimizer, "config": {"learning_rate": rate}} if rate else optimizer
-    )
-    return models.compile_binary(model, optimizer)
+SPACE = {"units": [32, 128, 512], "blocks": [2, 3], "dropout": [0.0, 0.3]}
 
 
 def search(
@@ -396,7 +376,8 @@ def search(
     """Run the report's grid, or a search with pruning that may take at most `seconds` of training."""
     from optuna.distributions import FloatDistribution
 
-    from xrayhelpers import training, tuning
+    from xrayhelpers import models, training, tuning
+    from xrayhelpers._quiet import keras
 
     space = SPACE | {"image_size": [size // 2, size], "rate": FloatDistribution(3e-4, 3e-3, log=True)}
     data = {side: our_data(folder, side) for side in space["image_size"]}
@@ -405,7 +386,9 @@ def search(
     def objective(params: dict, report: Callable) -> float:
         chosen = dict(params)
         images, labels = data[side := chosen.pop("image_size", size)]
-        areas = []
+        areas, rate = [], chosen.pop("rate", None)
+        if rate is not None:
+            chosen["optimizer"] = keras.optimizers.Adam(rate)
 
         def after(row: dict) -> None:
             areas.append(row["val_auc"])
@@ -414,7 +397,7 @@ def search(
 
         held_out = (images["validation"], labels["validation"])
         how = {"epochs": epochs, "batch_size": BATCH, "validation": held_out, "on_epoch": after}
-        training.train(free_cnn(side, **chosen), images["train"], labels["train"], **how)
+        training.train(models.report_cnn(side, **chosen), images["train"], labels["train"], **how)
         return areas[-1]
 
     clock = Clock()
