@@ -49,6 +49,7 @@ def main(data, label, fraction, repeats, only, sizes, originals, output) -> None
             title = sections.SECTIONS[name].__doc__.rstrip(".")
             path = measure.write_section(f"{name}-{label}", title, about, table, ratios, output)
             click.echo(path.with_suffix(".md").read_text(encoding="utf-8"))
+    click.echo(measure.write_summary(output).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,22 @@ def write_section(
     return path
 
 
+def write_summary(folder: Path = RESULTS) -> Path:
+    """Write `summary.md`: of all sections in the folder the ratios that must be reached, in one table for the docs."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        asked = [ratio for ratio in record["ratios"] if ratio["needed"]]
+        for ratio in asked:
+            row = {"section": path.stem.partition("-")[0], "data": record["data"].partition(":")[0], **ratio}
+            spread = f"{row.pop('min')} to {row.pop('max')}"
+            rows.append(row | {"spread": "" if spread == " to " else spread})
+    columns = ["section", "data", "ratio", "figure", "value", "spread", "needed", "reached"]
+    path = folder / "summary.md"
+    path.write_text(_markdown(pd.DataFrame(rows, columns=columns)) + "\n", encoding="utf-8")
+    return path
+
+
 def _markdown(table: pd.DataFrame) -> str:
     """Write a DataFrame as a table in Markdown."""
     rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy(dtype=object).tolist()]

@@ -83,11 +83,11 @@ def generators(folder: str, size: int) -> tuple:
     return train, validation, test
 
 
-def our_data(folder: str, size: int, interpolation: str = "nearest") -> tuple[dict, dict]:
+def our_data(folder: str, size: int, interpolation: str = "nearest", protocol: str = "report") -> tuple[dict, dict]:
     """Images and labels of train, validation and test, as the lessons load them."""
     from xrayhelpers import dataset, pixels
 
-    index = dataset.split_index(dataset.load_index(folder))
+    index = dataset.split_index(dataset.load_index(folder), protocol=protocol)
     parts = {part: index[index["part"] == part] for part in ("train", "validation", "test")}
     images = {part: pixels.load_pixels(rows, size, interpolation=interpolation) for part, rows in parts.items()}
     return images, {part: rows["label"].to_numpy() for part, rows in parts.items()}
@@ -372,6 +372,7 @@ def search(
     epochs: int = EPOCHS,
     storage: str | None = None,
     seconds: float = 0,
+    seed: int = 0,
 ) -> dict:
     """Run the report's grid, or a search with pruning that may take at most `seconds` of training."""
     from optuna.distributions import FloatDistribution
@@ -380,7 +381,7 @@ def search(
     from xrayhelpers._quiet import keras
 
     space = SPACE | {"image_size": [size // 2, size], "rate": FloatDistribution(3e-4, 3e-3, log=True)}
-    data = {side: our_data(folder, side) for side in space["image_size"]}
+    data = {side: our_data(folder, side, "area", "patient") for side in space["image_size"]}
     trained = []
 
     def objective(params: dict, report: Callable) -> float:
@@ -404,7 +405,7 @@ def search(
     if kind == "grid":
         table = tuning.search(objective, grid(), name="grid", storage=storage)
     else:
-        how = {"n_more": 40, "space": space, "pruner": "halving", "max_seconds": seconds}
+        how = {"n_more": 40, "space": space, "pruner": "median", "max_seconds": seconds, "seed": seed}
         table = tuning.search(objective, [], name="pruned", storage=storage, **how)
     figures = {"wall_seconds": clock.lap(), "training_seconds": sum(trained), "epochs": len(trained)}
     return figures | {"trials": len(table), "best_val_auc": table["score"].max()}
@@ -414,7 +415,8 @@ def two_workers(folder: str, size: int = 64, epochs: int = EPOCHS) -> dict:
     """The grid by two processes that share one journal; each trial must be run once."""
     storage = str(Path(os.environ["XRAYS_RUN"], "grid.log"))
     arguments = json.dumps({"folder": folder, "size": size, "epochs": epochs, "storage": storage})
-    our_data(folder, size), our_data(folder, size // 2)  # decoded before, as for a single worker
+    for side in (size, size // 2):
+        our_data(folder, side, "area", "patient")  # decoded before, as for a single worker
     command = [sys.executable, "-m", "benchmarks.ways", "search", arguments]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     figures = [json.loads(worker.communicate()[0].splitlines()[-1]) for worker in workers]
