@@ -93,18 +93,41 @@ def our_data(folder: str, size: int, interpolation: str = "nearest", protocol: s
     return images, {part: rows["label"].to_numpy() for part, rows in parts.items()}
 
 
+@contextlib.contextmanager
+def unchanged(model) -> Iterator[None]:
+    """Put weights and optimizer back to what they were: a warm-up must not teach."""
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [variable.numpy() for variable in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+
+
 def warm_up(model, size: int) -> None:
     """Train on 32 images of noise: what is timed later does not pay for tracing and compiling, which happens once."""
     from xrayhelpers import training
 
     noise = np.random.default_rng(0).integers(0, 256, (2 * BATCH, size, size, 3), np.uint8)
     labels = np.arange(2 * BATCH) % 2
-    training.train(model, noise, labels, epochs=1, batch_size=BATCH, validation=(noise, labels))
+    with unchanged(model):
+        training.train(model, noise, labels, epochs=1, batch_size=BATCH, validation=(noise, labels))
+
+
+def warm_up_tail(frozen, tail) -> None:
+    """The same for the tail of a network that was cut."""
+    from xrayhelpers import training
+
+    blank = np.zeros((2 * BATCH, *frozen.output_shape[1:]), np.float16)
+    zeros = np.zeros(len(blank))
+    with unchanged(tail):
+        training.train_on_features(tail, blank[None], zeros, epochs=1, batch_size=BATCH, validation=(blank, zeros))
 
 
 def warm_up_report(model, train, validation, test) -> None:
     """The same for the report's way: two steps, one of validation, one of prediction."""
-    model.fit(train, steps_per_epoch=2, validation_data=validation, validation_steps=1, verbose=0)
+    with unchanged(model):
+        model.fit(train, steps_per_epoch=2, validation_data=validation, validation_steps=1, verbose=0)
     model.predict(test, steps=1, verbose=0)
 
 
@@ -177,6 +200,7 @@ def report_vgg16(folder: str, size: int = 64, epochs: int = EPOCHS) -> dict:
 
     train, validation, test = generators(folder, size)
     model = report_compile(models.report_vgg16(size))
+    warm_up_report(model, train, validation, test)
     clock = Clock()
     model.fit(train, epochs=epochs, validation_data=validation, verbose=0)
     figures = {"images": train.samples, "training_seconds": clock.lap(), "training_cpu_seconds": clock.cpu}
@@ -190,14 +214,18 @@ def our_vgg16(folder: str, views: int, size: int = 64, epochs: int = EPOCHS) -> 
     images, labels = our_data(folder, size)
     model = models.report_vgg16(size)
     how = {"epochs": epochs, "batch_size": BATCH}
-    clock, figures = Clock(), {"images": len(labels["train"])}
+    figures = {"images": len(labels["train"])}
     if not views:
+        warm_up(model, size)
+        clock = Clock()
         held_out = (images["validation"], labels["validation"])
         training.train(model, images["train"], labels["train"], validation=held_out, **how)
         figures["training_seconds"] = clock.lap()
         figures["training_cpu_seconds"] = clock.cpu
     else:
         frozen, tail = models.cut_vgg16(model)
+        warm_up_tail(frozen, tail)
+        clock = Clock()
         features = training.kept_features(frozen, images["train"], views=views)
         plain = training.kept_features(frozen, images["validation"], augmentation=augment.NONE)[0]
         figures["features_seconds"] = clock.lap()
@@ -306,9 +334,7 @@ def whole_ours(folder: str, scale: float, small: int = 64, large: int = 128, vie
     bill.work("cnn")
 
     frozen, tail = models.cut_vgg16(models.report_vgg16(small))
-    blank = np.zeros((2 * BATCH, *frozen.output_shape[1:]), np.float16)
-    zeros = np.zeros(len(blank))
-    training.train_on_features(tail, blank[None], zeros, epochs=1, batch_size=BATCH, validation=(blank, zeros))
+    warm_up_tail(frozen, tail)
     bill.fixed("vgg16")
     features = training.kept_features(frozen, images["train"], views=views)
     plain = {
