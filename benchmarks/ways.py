@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 
 EPOCHS, BATCH = 5, 16
@@ -260,6 +261,13 @@ class Bill:
         """Book the time since the last entry, scaled to all images, and to `times` epochs."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + self.clock.lap() * self.scale * times
 
+    def epochs(self, stage: str, history: pd.DataFrame, times: float = 1) -> None:
+        """Book a training: its epochs as work; checkpoints and the like, which cost the same for any number of images,
+        as they are."""
+        worked, lap = history["seconds"].sum(), self.clock.lap()
+        booked = (worked * self.scale + lap - worked) * times
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + booked
+
     def figures(self) -> dict:
         """Seconds by stage, and of all."""
         return {f"{stage}_seconds": s for stage, s in self.seconds.items()} | {
@@ -329,7 +337,8 @@ def whole_ours(folder: str, scale: float, small: int = 64, large: int = 128, vie
     model = models.report_cnn(small)
     warm_up(model, small)
     bill.fixed("cnn")
-    training.train(model, images["train"], labels["train"], epochs=EPOCHS, validation=held_out, **how)
+    history = training.train(model, images["train"], labels["train"], epochs=EPOCHS, validation=held_out, **how)
+    bill.epochs("cnn", history)
     training.predict(model, images["test"])
     bill.work("cnn")
 
@@ -341,8 +350,10 @@ def whole_ours(folder: str, scale: float, small: int = 64, large: int = 128, vie
         part: training.kept_features(frozen, images[part], augmentation=augment.NONE)[0]
         for part in ("validation", "test")
     }
+    bill.work("vgg16")
     held_out = (plain["validation"], labels["validation"])
-    training.train_on_features(tail, features, labels["train"], epochs=EPOCHS, validation=held_out, **how)
+    history = training.train_on_features(tail, features, labels["train"], epochs=EPOCHS, validation=held_out, **how)
+    bill.epochs("vgg16", history)
     training.predict(tail, plain["test"], rescale=1)
     bill.work("vgg16")
 
@@ -354,8 +365,10 @@ def whole_ours(folder: str, scale: float, small: int = 64, large: int = 128, vie
         warm_up(model, large)
         bill.fixed("tuning")
         name = f"trial{number}"
-        training.train(model, images["train"], labels["train"], epochs=1, validation=held_out, name=name, **how)
-        bill.work("tuning", EPOCHS)
+        history = training.train(
+            model, images["train"], labels["train"], epochs=1, validation=held_out, name=name, **how
+        )
+        bill.epochs("tuning", history, EPOCHS)
         training.predict(model, images["test"])
         bill.work("tuning")
     return bill.figures()
