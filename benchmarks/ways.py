@@ -263,7 +263,8 @@ class Bill:
 
     def epochs(self, stage: str, history: pd.DataFrame, times: float = 1) -> None:
         """Book a training: its epochs as work; checkpoints and the like, which cost the same for any number of images,
-        as they are."""
+        as they are.
+        """
         worked, lap = history["seconds"].sum(), self.clock.lap()
         booked = (worked * self.scale + lap - worked) * times
         self.seconds[stage] = self.seconds.get(stage, 0.0) + booked
