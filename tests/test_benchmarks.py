@@ -131,3 +131,18 @@ def test_phantom_at_the_size_of_originals(cache, tmp_path):
     width = int(text.split("median ")[1].split(" x ")[0])
     assert 1000 < width < 1600
     assert text.startswith("phantom: 4 training images (1.00 of the folder's 4)")
+
+
+def test_summary_holds_what_must_be_reached(tmp_path):
+    rows = [("a", "s", 9.0, 9, 9, [9]), ("b", "s", 3.0, 3, 3, [3])]
+    table = pd.DataFrame(rows, columns=["way", "figure", "median", "min", "max", "values"])
+    ratios = measure.compare(table, [Ratio("a", "b", "s", 3.5), Ratio("b", "a", "s")])
+    measure.write_section("1-x-copies", "t", {"data": "copies: 9 images", "note": ""}, table, ratios, tmp_path)
+    lines = measure.write_summary(tmp_path).read_text().splitlines()
+    assert lines[2:] == ["| 1 | copies | a / b | s | 3 | at least 3.5 | no | 3.0 to 3.0 |"]
+
+
+def test_the_docs_show_what_was_measured():
+    written = (measure.RESULTS / "summary.md").read_text()
+    assert "| 1 | copies |" in written
+    assert written in (measure.ROOT / "docs" / "speed.md").read_text()

@@ -1,7 +1,16 @@
 """papermill runs every lesson with two odd sets of parameters on a tiny phantom; no lesson is exempt."""
 
+import subprocess
+import sys
+from collections import Counter
+
+import nbformat
+import optuna
 import papermill
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from xrayhelpers.lessons import KERNEL_ARGUMENTS, ROOT, choose_parameters, find_lessons, kernel_environment
 
@@ -18,6 +27,7 @@ SETS = {
         "views": 1,
         "optimizers": "sgd",
         "units": "8",
+        "seeds": 1,
     },
     "odd": {
         "data": TINY + ",seed=2",
@@ -30,6 +40,7 @@ SETS = {
         "views": 3,
         "optimizers": "adam,sgd",
         "units": "3,17",
+        "seeds": 2,
     },
 }
 LESSONS = find_lessons(ROOT)
@@ -69,3 +80,32 @@ def test_lesson_runs_with_other_parameters(lesson, name, tmp_path, monkeypatch):
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert tmp_path / lesson.path.name in written
     assert not any(FAKE_KEY.encode() in path.read_bytes() for path in written)
+
+
+@pytest.mark.slow
+def test_two_papermills_share_one_grid(tmp_path, monkeypatch):
+    """The same command started twice: both end, every trial was trained once, both tell the same."""
+    given = {key: SETS["small"][key] for key in ("data", "image_size", "epochs", "seeds", "batch_size")}
+    given |= {"optimizers": "sgd,adam", "units": "4,8"}
+    monkeypatch.setenv("XRAYS_RUN", str(tmp_path))
+    lesson = ROOT / "notebooks" / "06_tuning.ipynb"
+    command = [sys.executable, "-m", "papermill", str(lesson), "-k", "python3", "--cwd", str(lesson.parent)]
+    command += [word for key, value in given.items() for word in ("-p", key, str(value))]
+    both = [tmp_path / "one.ipynb", tmp_path / "two.ipynb"]
+    runs = [subprocess.Popen([*command[:4], str(path), *command[4:]], stderr=subprocess.DEVNULL) for path in both]
+    assert [run.wait(900) for run in runs] == [0, 0]
+
+    for file in sorted((tmp_path / "search").glob("*.log")):
+        storage = JournalStorage(JournalFileBackend(str(file)))
+        (study,) = optuna.get_all_study_summaries(storage)
+        trained = Counter()
+        for trial in optuna.load_study(study_name=study.study_name, storage=storage).get_trials():
+            trained[trial.user_attrs["slot"]] += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        assert set(trained.values()) == {1}
+    assert {file.name.split("-")[0].split(".")[0] for file in (tmp_path / "search").glob("*.log")} == {"grid", "budget"}
+    answers = [
+        [out.text for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []) if "promised" in str(out)]
+        for path in both
+    ]
+    assert len(answers[0]) == 1
+    assert answers[0] == answers[1]

@@ -7,6 +7,7 @@ keeps no history, and it writes the weights first and the epoch's number second 
 two trains an epoch twice.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -63,8 +64,8 @@ def train(
     name : str
         Names the progress bar and the checkpoint.
     folder : path, optional
-        Where checkpoints are kept. The same call with the same `folder` continues a killed run, or loads a finished
-        one. None: no checkpoint.
+        Where checkpoints are kept. The same call with the same `folder` continues a killed run, loads a finished one,
+        or waits for another process that is at it. None: no checkpoint.
     on_epoch : callable, optional
         Called with the row of each epoch after its checkpoint, also with the rows of a run that is continued; a search
         stops a hopeless trial by raising here.
@@ -84,18 +85,21 @@ def train(
     settings = {"seed": seed, "batch_size": batch_size, "augmentation": str(augmentation), "rescale": rescale}
     settings |= {"preprocess": _name_of(preprocess), "class_weight": class_weight and sorted(class_weight.items())}
     has_views = pixels.ndim == len(model.input_shape) + 1
-    checkpoint, key, rows = None, "", []
+    checkpoint, held, key, rows = None, contextlib.nullcontext(), "", []
     if folder is not None:
         key = _key(model, [(pixels, labels), validation], settings)
         checkpoint = Path(folder) / f"{name}-{key[:12]}"
-        rows = _restore(model, checkpoint, key, epochs)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(f"{checkpoint}.lock")  # who asks for a training that another process is at, waits for it
+    steps = -(-len(labels) // batch_size)
+    with held, sources.progress(total=epochs * steps, desc=name, unit="batch") as bar:
+        if checkpoint is not None:
+            rows = _restore(model, checkpoint, key, epochs)
         if rows:
             left = f"continuing with epoch {len(rows) + 1}" if len(rows) < epochs else "nothing left to train"
             print(f"{name}: {len(rows)} of {epochs} epochs were already trained, {left}.")
-    for row in rows if on_epoch else []:
-        on_epoch(row)
-    steps = -(-len(labels) // batch_size)
-    with sources.progress(total=epochs * steps, desc=name, unit="batch") as bar:
+        for row in rows if on_epoch else []:
+            on_epoch(row)
         bar.update(len(rows) * steps)
         tick = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())
         for epoch in range(len(rows), epochs):
