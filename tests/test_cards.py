@@ -1,7 +1,9 @@
 """The cards say what the results and the index say, and change when these change."""
 
+import importlib.util
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -97,3 +99,28 @@ def test_data_card_follows_its_index(phantom_root):
     half.attrs["unreadable"] = {"test/NORMAL/x.jpeg": "empty file (0 bytes)"}
     assert "unreadable: 1" in cards.data_card(half)
     assert "Licence" not in cards.data_card(half)
+
+
+def load_tool():
+    path = Path(__file__).resolve().parents[1] / "tools" / "cards.py"
+    spec = importlib.util.spec_from_file_location("cards_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_only_cards_of_the_phantom_are_copied(tmp_path):
+    tool, target = load_tool(), tmp_path / "docs"
+    run = tmp_path / "run" / "cards"
+    run.mkdir(parents=True)
+    target.mkdir()
+    (target / "old.md").write_text("# Old\n")
+    (run / "cnn-report.md").write_text("# Model card\n")
+    (run / "data.md").write_text("# Data card\n\n- folder data: 5856 images\n")
+    with pytest.raises(ValueError, match="no data card of the phantom"):
+        tool.copy_cards(run.parent, target)
+    assert (target / "old.md").exists()
+    (run / "data.md").write_text("# Data card\n\n- phantom data: drawn images\n")
+    assert tool.copy_cards(run.parent, target) == ["cnn-report.md", "data.md"]
+    assert sorted(path.name for path in target.iterdir()) == ["cnn-report.md", "data.md"]
+    assert (target / "cnn-report.md").read_text() == "# Model card\n"

@@ -117,7 +117,7 @@ def data_card(index: pd.DataFrame, source: DataSource | None = None) -> str:
         f"{int(copies['across'].sum())} of the files in groups that cross splits",
         "\n## By cause\n",
         _table(by_cause.rename(columns={"bits": "bits a pixel"}), "cause"),
-        "\nWidth, height and bits a pixel are medians. Where they differ, how a file was stored gives its label away.\n",
+        "\nWidth, height and bits a pixel are medians. Where they differ, the way a file is stored tells its label.\n",
         "## Patients\n",
         _table(patients, "reading of the file names"),
         "\n`shared`: patients with images in train and in test. Which reading is right is not known.",
