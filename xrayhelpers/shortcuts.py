@@ -137,8 +137,8 @@ def audit_suspects(
 
     Returns
     -------
-    DataFrame, index "suspect"; value (ROC AUC of unseen patients, mean over folds), low, high (95 %, clustered by
-    patient), p, p_holm (corrected for the number of suspects) and flagged (p_holm < 0.05). A suspect that is the same
+    DataFrame, index "suspect"; value (ROC AUC of unseen patients, mean over folds), low, high (95 %, Newcombe's with as
+    many patients as the spread of the permutations is worth: wide for a strong suspect), p, p_holm (corrected for the number of suspects) and flagged (p_holm < 0.05). A suspect that is the same
     everywhere gets 0.5 and p = 1.
 
     Raises
@@ -178,9 +178,7 @@ def audit_suspects(
         areas = _permuted_areas(x, dealt, splits)
         p = (areas >= areas[0] - 1e-12).mean()
         area = _cross_validated_area(x, labels, splits)
-        # So many independent patients would make luck spread as far as it did (Hanley & McNeil's variance at 0.5).
-        size = effective_size(areas[1:], n_patients)
-        rows[name] = (area, *newcombe_interval(area, *size), p)
+        rows[name] = (area, *newcombe_interval(area, *_lucky_size(areas[1:], *n_patients)), p)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "p"])
     table = table.assign(p_holm=holm(table["p"])).rename_axis("suspect")
     return table.assign(flagged=table["p_holm"] < LEVEL)
@@ -203,10 +201,13 @@ def _cross_validated_area(x: np.ndarray, labels: np.ndarray, splits: list) -> fl
     return float(np.mean(areas))
 
 
-def effective_size(lucky, n_patients):
-    n0, n1 = n_patients
-    f = (n0 + n1 + 1) / (12 * n0 * n1) / np.mean((lucky - 0.5) ** 2)
-    return n1 * f, n0 * f
+def _lucky_size(lucky: np.ndarray, n_normal: int, n_pneumonia: int) -> tuple[float, float]:
+    """How many independent patients (pneumonia, normal) would make luck spread as far as these areas do?
+
+    Scales the numbers of patients until Hanley and McNeil's (1982) variance at an area of 0.5 is theirs around 0.5.
+    """
+    factor = (n_normal + n_pneumonia + 1) / (12 * n_normal * n_pneumonia) / np.mean((lucky - 0.5) ** 2)
+    return n_pneumonia * factor, n_normal * factor
 
 
 def _deal_labels(labels, patients, splits, permutations, seed) -> np.ndarray:
