@@ -49,7 +49,7 @@ def test_grad_cam_by_hand(images):
     """Two feature maps, x and 2x with weights 3 and -1: the map is relu(3x - 2x) = x, up to its scale."""
     maps = explain.grad_cam(handmade([1, 2], [3, -1]), images)
     assert maps.dtype == np.float32
-    np.testing.assert_allclose(maps, images[..., 0] / images.max(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(maps, (images / images.max(axis=(1, 2, 3), keepdims=True))[..., 0], rtol=1e-5)
 
 
 def test_what_speaks_against_pneumonia_is_not_drawn(images):
