@@ -272,3 +272,21 @@ def test_a_mask_of_another_size_counts_its_border_in_part():
 def test_heat_needs_one_mask_a_map():
     with pytest.raises(ValueError, match="2 masks"):
         explain.heat_on_mask(np.ones((3, 4, 4)), [np.ones((4, 4))] * 2)
+
+
+def test_a_network_that_grew_layer_by_layer_has_the_same_maps(tmp_path):
+    """Lesson 4 builds its network with `add`, which calls the layers again and again, and saves it."""
+    grown = keras.Sequential([keras.Input((16, 16, 1))])
+    grown.add(keras.layers.Conv2D(3, 3, activation="relu", name="conv1"))
+    grown.add(keras.layers.Conv2D(3, 3, activation="relu", name="conv2"))
+    grown.add(keras.layers.Flatten())
+    grown.add(keras.layers.Dense(1, activation="sigmoid"))
+    grown.save(tmp_path / "grown.keras")
+    read = keras.models.load_model(tmp_path / "grown.keras", compile=False)
+    images = np.random.default_rng(0).uniform(size=(3, 16, 16, 1)).astype("float32")
+    for layer in ("conv1", "conv2"):
+        maps = explain.grad_cam(read, images, layer)
+        assert maps.max() == 1
+        np.testing.assert_allclose(maps, explain.grad_cam(grown, images, layer), atol=1e-5)
+    odds = explain.before_sigmoid(read).predict(images, verbose=0)
+    np.testing.assert_allclose(1 / (1 + np.exp(-odds)), read.predict(images, verbose=0), atol=1e-5)

@@ -26,6 +26,21 @@ def _as_input(images: ArrayLike) -> np.ndarray:
     return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
 
 
+def _tensors(model: keras.Model) -> tuple:
+    """Return a model's inputs and a dict of the output of each layer on the way, and of "before last".
+
+    A Sequential model that grew by `add` has called its layers many times, and `layer.output` is that of the first
+    call, which leads nowhere: its layers are called once more, in a row.
+    """
+    if not isinstance(model, keras.Sequential):
+        return model.inputs, {one.name: one.output for one in model.layers} | {"before last": model.layers[-1].input}
+    inputs = tensor = keras.Input(model.input_shape[1:])
+    outputs = {}
+    for one in model.layers[:-1]:
+        outputs[one.name] = tensor = one(tensor)
+    return inputs, outputs | {"before last": tensor}
+
+
 def before_sigmoid(model: keras.Model) -> keras.Model:
     """Build the same model without its last sigmoid: its output is the log-odds of pneumonia.
 
@@ -46,6 +61,11 @@ def before_sigmoid(model: keras.Model) -> keras.Model:
     ValueError
         If the model ends in anything else.
     """
+    return _log_odds(model)
+
+
+def _log_odds(model: keras.Model, layer: str | None = None) -> keras.Model:
+    """Build `before_sigmoid`; with the name of a layer its output comes first."""
     last = model.layers[-1]
     activation = getattr(getattr(last, "activation", None), "__name__", None)
     if not isinstance(last, keras.layers.Dense) or last.units != 1 or activation not in ("sigmoid", "linear"):
@@ -53,10 +73,11 @@ def before_sigmoid(model: keras.Model) -> keras.Model:
             f"Model {model.name!r} ends in {last.name!r} ({type(last).__name__}, activation {activation}); expected "
             "Dense(1, activation='sigmoid'). Give the whole model, such as models.report_cnn()."
         )
+    inputs, outputs = _tensors(model)
     linear = keras.layers.Dense(1, use_bias=last.use_bias, dtype="float32", name=last.name)
-    output = linear(last.input)
+    output = linear(outputs["before last"])
     linear.set_weights(last.get_weights())
-    return keras.Model(model.inputs, output, name="before_sigmoid")
+    return keras.Model(inputs, [outputs[layer], output] if layer else output, name="before_sigmoid")
 
 
 def grad_cam(model: keras.Model, images: ArrayLike, layer: str | None = None, batch_size: int = 32) -> np.ndarray:
@@ -92,8 +113,7 @@ def grad_cam(model: keras.Model, images: ArrayLike, layer: str | None = None, ba
             f"Found no layer {layer!r} with height and width in {model.name!r}; its convolutions are "
             f"{', '.join(convolutions) or 'none'}. Type layer={(convolutions or ['conv2'])[-1]!r}."
         )
-    log_odds = before_sigmoid(model)
-    both = keras.Model(log_odds.inputs, [found[0].output, log_odds.output])
+    both = _log_odds(model, layer)
     images, maps = _as_input(images), []
     for start in range(0, len(images), batch_size):
         batch = tf.constant(images[start : start + batch_size])
