@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -528,3 +529,39 @@ def test_no_warning_on_good_data(index, cache):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels.load_pixels(index)
+
+
+# ---------------------------------------------------------------------------------------- the most alike
+def test_nearest_image_of_a_copy_is_its_original(folder, cache, tmp_path):
+    """Copies that were brightened, shrunk and recompressed are found, and what is unrelated does not look like them."""
+    root = tmp_path / "copied"
+    shutil.copytree(folder, root)
+    pairs = {}
+    for path in sorted((root / "train/NORMAL").iterdir())[:5]:
+        copy = root / "test/NORMAL" / f"IM-9{path.name[3:]}"
+        image = Image.open(path).resize((200, 150)).point(lambda value: 40 + 0.7 * value)
+        image.save(copy, quality=50)
+        pairs[f"test/NORMAL/{copy.name}"] = f"train/NORMAL/{path.name}"
+    index = dataset.load_index(root)
+    found = pixels.find_nearest(index)
+    assert found.index.equals(index.index)
+    assert (found["name"] != found["nearest"]).all()
+    by_name = found.set_index("name")
+    assert {name: by_name.loc[name, "nearest"] for name in pairs} == pairs
+    likeness = by_name["correlation"]
+    assert likeness[list(pairs)].min() > 0.99
+    assert likeness.drop([*pairs, *pairs.values()]).max() < 0.6
+    across = pixels.find_nearest(index[index["split"] == "test"], index[index["split"] == "train"])
+    assert across.set_index("name").loc[list(pairs), "nearest"].to_dict() == pairs
+    assert across["nearest"].str.startswith("train/").all()
+
+
+def test_nearest_in_chunks_is_nearest(index, cache, monkeypatch):
+    whole = pixels.find_nearest(index)
+    monkeypatch.setattr(pixels, "CHUNK", 7)
+    pd.testing.assert_frame_equal(pixels.find_nearest(index), whole)
+
+
+def test_nearest_needs_another_image(index, cache):
+    with pytest.raises(ValueError, match="expected one more"):
+        pixels.find_nearest(index.iloc[:1])

@@ -84,9 +84,16 @@ def draw_image_grid():
     return plots.image_grid(images, ["NORMAL", "PNEUMONIA\nscore 0.93", "three channels"], columns=3)
 
 
+def draw_heat_grid():
+    rounds = (np.hypot(*np.mgrid[-24:24, -24:24]) * 10).clip(0, 255).astype(np.uint8)
+    spot = np.exp(-np.hypot(*np.mgrid[-12:36, -30:18]) / 8)
+    return plots.heat_grid([rounds, np.dstack([rounds] * 3)], [spot, 0 * spot], ["hot spot", "no heat"], columns=2)
+
+
 FIGURES = {
     "case_counts": lambda: plots.case_counts(counts()),
     "image_grid": draw_image_grid,
+    "heat_grid": draw_heat_grid,
     "confusion": lambda: plots.confusion(*(fixed_scores(0).scores[k] for k in ("label", "score"))),
     "history": draw_history,
     "roc": draw_roc,
@@ -146,7 +153,7 @@ def test_history_calls_validation_validation():
     assert labels == ["train", "validation"]
 
 
-@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"image_grid"}))
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"image_grid", "heat_grid"}))
 def test_axes_are_labelled(name):
     for ax in as_figure(FIGURES[name]()).axes:
         bar = ax.get_label() == "<colorbar>"

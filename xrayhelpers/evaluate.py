@@ -168,6 +168,31 @@ def compare_auc(
     return pd.Series(found, dtype=float)
 
 
+def paired_change(
+    before: ArrayLike, after: ArrayLike, patients: ArrayLike | None = None, n_resamples: int = 2000, seed: int = 0
+) -> pd.Series:
+    """How much does a number of the same images change, on average?
+
+    Parameters
+    ----------
+    before, after : (N,) arrays of any unit
+    patients : (N,) array, optional
+        The bootstrap draws patients. Without it each image is a patient.
+
+    Returns
+    -------
+    Series: value (mean of after - before), low, high (95 %: standard error over resamples times Student's t of the
+    number of patients; NaN for one patient)
+    """
+    change = np.asarray(after, dtype=np.float64).ravel() - np.asarray(before, dtype=np.float64).ravel()
+    numbers = np.arange(change.size) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
+    weights = patient_weights(np.zeros(change.size), numbers, n_resamples, seed)
+    n = int(numbers.max()) + 1
+    half = stats.t.ppf(0.975, n - 1) * (weights @ change / weights.sum(axis=1)).std() if n > 1 else np.nan
+    value = change.mean()
+    return pd.Series({"value": value, "low": value - half, "high": value + half})
+
+
 def compare_errors(
     labels: ArrayLike,
     a: ArrayLike,

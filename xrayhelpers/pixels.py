@@ -37,7 +37,7 @@ from xrayhelpers.sources import (
     progress,
 )
 
-__all__ = ["INTERPOLATIONS", "load_pixels", "read_image"]
+__all__ = ["INTERPOLATIONS", "find_nearest", "load_pixels", "read_image"]
 
 VERSION = 1
 CHUNK = 256  # images decoded before they are written: 12 MB at 128 px, so that memory does not grow with the data
@@ -120,6 +120,50 @@ def load_pixels(index: pd.DataFrame, size: int = 64, channels: int = 3, interpol
     if _key(index, *settings) != key:
         raise DataError("Images changed while they were read. Wait until the copy is complete, then run this again.")
     return pixels
+
+
+def find_nearest(index: pd.DataFrame, among: pd.DataFrame | None = None, size: int = 32) -> pd.DataFrame:
+    """Find for each image the one that looks most like it, by the correlation of small grey copies.
+
+    A correlation does not change with brightness or contrast, nor much with recompression or another resolution.
+    It does change when an image is moved, turned or cropped, so such copies are missed.
+
+    Parameters
+    ----------
+    index, among : DataFrame
+        Rows of an index: the images that ask, and those that may answer; by default all others of `index`.
+    size : int
+        Side of the small copies in pixels.
+
+    Returns
+    -------
+    DataFrame
+        Index as `index`; columns name, nearest (name of the image found), correlation (float, -1 to 1).
+
+    Raises
+    ------
+    ValueError
+        No other image is there to be found.
+    """
+    others = index if among is None else among
+    if len(others) < 1 + (among is None):
+        raise ValueError(f"Found {len(others)} images to search; expected one more. Give more rows of the index.")
+
+    def unit_rows(rows: pd.DataFrame) -> np.ndarray:
+        grey = load_pixels(rows, size, channels=1, interpolation="area").reshape(len(rows), -1).astype(np.float32)
+        grey -= grey.mean(axis=1, keepdims=True)
+        return grey / np.maximum(np.linalg.norm(grey, axis=1, keepdims=True), 1e-6)
+
+    asked, known = unit_rows(index), unit_rows(others)
+    found, correlation = np.empty(len(index), int), np.empty(len(index))
+    for start in range(0, len(index), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(index)))
+        likeness = asked[rows] @ known.T
+        if among is None:
+            likeness[np.arange(len(rows)), rows] = -2  # not with itself
+        found[rows], correlation[rows] = likeness.argmax(axis=1), np.clip(likeness.max(axis=1), -1, 1)
+    nearest = others["name"].to_numpy()[found]
+    return pd.DataFrame({"name": index["name"], "nearest": nearest, "correlation": correlation}, index.index)
 
 
 def _in_memory(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> np.ndarray:

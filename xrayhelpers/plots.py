@@ -132,6 +132,31 @@ def image_grid(
     return figure
 
 
+def heat_grid(
+    images: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    titles: Sequence[str] = (),
+    columns: int = 4,
+    width: float = 1.7,
+) -> Figure:
+    """Images with their heat maps laid over them: cold stays grey, hot turns from purple over orange to yellow.
+
+    Parameters
+    ----------
+    images : as in `image_grid`
+    maps : arrays (H, W) of the images' size, in [0, 1] (outside is clipped), such as `explain.grad_cam` returns
+    titles, columns, width : as in `image_grid`
+    """
+    covered = []
+    for image, heat in zip(images, maps, strict=True):
+        image = np.asarray(image) / (255 if np.asarray(image).dtype == np.uint8 else 1)
+        grey = image.mean(axis=2) if image.ndim == 3 else image
+        heat = np.clip(heat, 0, 1)
+        share = 0.6 * heat[..., None]  # how much of the colour covers the film
+        covered.append((1 - share) * grey[..., None] + share * mpl.colormaps["inferno"](heat)[..., :3])
+    return image_grid(covered, titles, columns, width)
+
+
 def confusion(
     labels: Sequence[int], scores: Sequence[float], threshold: float = 0.5, normed: bool = True, ax: Axes | None = None
 ) -> Axes:
