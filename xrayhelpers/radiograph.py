@@ -189,11 +189,11 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     film = cv2.resize(film, (full_width, full_height), interpolation=cv2.INTER_CUBIC)
     mask = cv2.resize(mask.astype(np.uint8), (full_width, full_height), interpolation=cv2.INTER_NEAREST) > 0
     gain = 2.1 * math.exp(rng.normal(0, 0.07 * pose) + 0.01 * case.shift)
-    grey = pose * rng.uniform(0.0, 0.1) + 1 - np.exp(-gain * np.clip(film + rng.normal(0, 0.015), 0, None))
+    grey = pose * rng.uniform(0.0, 0.1) + 1 - np.exp(-gain * np.clip(film + rng.normal(0, 0.015 * pose), 0, None))
     grey = 255 * np.clip(grey, 0, 1) ** (math.exp(rng.normal(0, 0.04 * pose)) * (1 - 0.01 * case.shift))
     grain = rng.standard_normal(grey.shape, dtype=np.float32)
     grey += cv2.GaussianBlur(grain, (0, 0), 0.6) * rng.uniform(2, 5)
-    left, right = (rng.integers(0, full_width // 8, 2) * (rng.random(2) < 0.5)).tolist()
+    left, right = (rng.integers(0, full_width // 8, 2) * (rng.random(2) < 0.5 * pose)).tolist()
     image = np.clip(grey, 0, 255).astype(np.uint8)
     for array, black in ((image, 4), (mask, False)):
         array[:, :left], array[:, full_width - right :] = black, black
