@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -152,6 +153,20 @@ def test_contrast_moves_only_what_the_mask_names_and_the_haze_around(cause):
     assert abs(brighter[~mask].mean()) < brighter[mask].mean() / 3
     again, _ = draw_case(replace(case, cause="normal"))
     assert np.array_equal(again, well)  # without contrast the sick are drawn like the healthy
+
+
+def test_without_pose_the_films_of_a_patient_are_alike():
+    def distances(pose):
+        """Mean difference of small films, within a patient and between patients."""
+        cases = [case for case in plan_cases(60, 2, 0, 0, Traps(pose=pose, duplicates=0)) if "train/PNEU" in case.name]
+        films = np.stack([cv2.resize(draw_case(case)[0], (32, 32), interpolation=cv2.INTER_AREA) for case in cases])
+        apart = np.abs(films[:, None].astype(float) - films[None]).mean(axis=(2, 3))
+        same = np.array([[a.body == b.body for b in cases] for a in cases])
+        return apart[same & ~np.eye(len(cases), dtype=bool)].mean(), apart[~same].mean()
+
+    within, between = distances(0)
+    assert within < between / 2
+    assert within < distances(1)[0] / 2
 
 
 def test_heart_is_on_the_right_of_the_image():

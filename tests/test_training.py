@@ -109,6 +109,23 @@ def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, l
     )
 
 
+def test_best_epoch_ends_with_the_weights_of_the_smallest_validation_loss(data, tmp_path):
+    """Whether unbroken, continued from the first epoch or loaded, the run ends with the first epoch's weights."""
+    images, labels = data
+    validation = (images[:40], 1 - labels[:40])  # the wrong labels: the better the network learns, the worse this gets
+    ends = []
+    for epochs in (1, 3, 3):
+        model = small_model()
+        history = training.train(model, *data, epochs=epochs, validation=validation, folder=tmp_path, best_epoch=True)
+        ends.append(training.predict(model, images))
+    assert history["val_loss"].idxmin() == 0
+    np.testing.assert_array_equal(ends[1], ends[0])
+    np.testing.assert_array_equal(ends[2], ends[0])
+    last = small_model()
+    training.train(last, *data, epochs=3, validation=validation)
+    assert not np.array_equal(training.predict(last, images), ends[0])
+
+
 def test_a_finished_run_is_loaded_not_repeated(data, tmp_path, capsys, monkeypatch):
     first, again = small_model(), small_model()
     wanted = training.train(first, *data, epochs=2, folder=tmp_path)

@@ -45,6 +45,8 @@ class Traps:
         Visibility of the disease; 0 draws the sick exactly like the healthy.
     repeats : float in [0, 1)
         Chance that the next pneumonia image is of the same patient (half of it for normals).
+    pose : float, >= 0
+        How much pose and exposure change from film to film; 0 makes the films of a patient near copies of each other.
     """
 
     prevalence: float = 0.74
@@ -54,6 +56,7 @@ class Traps:
     duplicates: int = 4
     contrast: float = 1.0
     repeats: float = 0.4
+    pose: float = 1.0
 
 
 #: Keywords of a phantom in which nothing tells the classes apart, not even disease: here an audit must be silent.
@@ -116,7 +119,7 @@ def plan_cases(train: int, test: int, val: int, seed: int, traps: Traps) -> tupl
             small = cause != "normal" if traps.quality_shortcut else bool(rng.random() < sick[split] / sizes[split])
             body = (seed, 2, code, patient, int(name.startswith("NORMAL2")))
             image = (seed, 3, k, number)
-            cases.append(Case(f"{split}/{label}/{name}", cause, body, image, small, shift, traps.contrast))
+            cases.append(Case(f"{split}/{label}/{name}", cause, body, image, small, shift, traps.contrast, traps.pose))
     copied: set[int] = set()
     for copy in range(traps.duplicates):
         # A copy keeps its own name and is drawn from the numbers of another file of its class.

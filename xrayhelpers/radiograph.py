@@ -39,6 +39,8 @@ class Case:
         How far exposure and pose are from those of the train folder; 0 is not at all.
     contrast : float
         Visibility of the disease; 0 is none.
+    pose : float
+        How much pose and exposure change from film to film; 0 is not at all.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Case:
     small: bool = False
     shift: float = 0.0
     contrast: float = 1.0
+    pose: float = 1.0
 
 
 def _ramp(x, width):
@@ -154,10 +157,12 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     width, height = full_width * 2 // 3, full_height * 2 // 3  # the body is smooth: draw it smaller, enlarge, add grain
 
     # Pose: from pixels to body coordinates.
-    unit = width / 2 * (rng.normal(0.99, 0.08) - 0.03 * case.shift)
-    angle = rng.normal(0, 0.055) * (1 + 0.8 * case.shift)
-    move_x, move_y = rng.normal(0, 0.10), rng.normal(0.02, 0.08) + 0.08 * case.shift
-    tall, wide = body.uniform(0.92, 1.08) / (full_height / full_width / 0.79) ** 0.7, body.uniform(0.94, 1.06)
+    pose = case.pose
+    unit = width / 2 * (rng.normal(0.99, 0.08 * pose) - 0.03 * case.shift)
+    angle = rng.normal(0, 0.055 * pose) * (1 + 0.8 * case.shift)
+    move_x, move_y = rng.normal(0, 0.10 * pose), rng.normal(0.02, 0.08 * pose) + 0.08 * case.shift
+    squash = (full_height / full_width / 0.79) ** (1 - 0.3 * pose)
+    tall, wide = body.uniform(0.92, 1.08) / squash, body.uniform(0.94, 1.06)
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     px, py = (columns - width / 2) / unit - move_x, (rows - height / 2) / unit - move_y
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -167,7 +172,7 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
         px, py = x / wide * cosine - y / tall * sine, x / wide * sine + y / tall * cosine
         return np.stack([(px + move_x) * unit + width / 2, (py + move_y) * unit + height / 2], 1)
 
-    slope = rng.uniform(-0.6, 0.6)
+    slope = pose * rng.uniform(-0.6, 0.6)
     film, lungs, cage, wall = _organs(x, y, body, rng, slope)
     film += _bones(x, y, body, rng, slope, cage, wall)
     film += lungs * (0.07 * _vessels(x.shape, body, to_pixels) + 0.012 * _noise(body, x.shape, 40))
@@ -183,12 +188,12 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     # Film: exposure, grain, black borders, marker.
     film = cv2.resize(film, (full_width, full_height), interpolation=cv2.INTER_CUBIC)
     mask = cv2.resize(mask.astype(np.uint8), (full_width, full_height), interpolation=cv2.INTER_NEAREST) > 0
-    gain = 2.1 * math.exp(rng.normal(0, 0.07) + 0.01 * case.shift)
-    grey = rng.uniform(0.0, 0.1) + 1 - np.exp(-gain * np.clip(film + rng.normal(0, 0.015), 0, None))
-    grey = 255 * np.clip(grey, 0, 1) ** (math.exp(rng.normal(0, 0.04)) * (1 - 0.01 * case.shift))
+    gain = 2.1 * math.exp(rng.normal(0, 0.07 * pose) + 0.01 * case.shift)
+    grey = pose * rng.uniform(0.0, 0.1) + 1 - np.exp(-gain * np.clip(film + rng.normal(0, 0.015 * pose), 0, None))
+    grey = 255 * np.clip(grey, 0, 1) ** (math.exp(rng.normal(0, 0.04 * pose)) * (1 - 0.01 * case.shift))
     grain = rng.standard_normal(grey.shape, dtype=np.float32)
     grey += cv2.GaussianBlur(grain, (0, 0), 0.6) * rng.uniform(2, 5)
-    left, right = (rng.integers(0, full_width // 8, 2) * (rng.random(2) < 0.5)).tolist()
+    left, right = (rng.integers(0, full_width // 8, 2) * (rng.random(2) < 0.5 * pose)).tolist()
     image = np.clip(grey, 0, 255).astype(np.uint8)
     for array, black in ((image, 4), (mask, False)):
         array[:, :left], array[:, full_width - right :] = black, black

@@ -47,6 +47,7 @@ def train(
     name: str = "cnn",
     folder: str | Path | None = None,
     on_epoch: Callable[[dict], None] | None = None,
+    best_epoch: bool = False,
 ) -> pd.DataFrame:
     """Train `model` in place on augmented images.
 
@@ -69,6 +70,8 @@ def train(
     on_epoch : callable, optional
         Called with the row of each epoch after its checkpoint, also with the rows of a run that is continued; a search
         stops a hopeless trial by raising here.
+    best_epoch : bool
+        End with the weights of the epoch with the smallest val_loss, not with those of the last. Needs `validation`.
 
     Returns
     -------
@@ -85,7 +88,8 @@ def train(
     settings = {"seed": seed, "batch_size": batch_size, "augmentation": str(augmentation), "rescale": rescale}
     settings |= {"preprocess": _name_of(preprocess), "class_weight": class_weight and sorted(class_weight.items())}
     has_views = pixels.ndim == len(model.input_shape) + 1
-    checkpoint, held, key, rows = None, contextlib.nullcontext(), "", []
+    settings |= {"best_epoch": True} if best_epoch else {}
+    checkpoint, held, key, rows, kept = None, contextlib.nullcontext(), "", [], []
     if folder is not None:
         key = _key(model, [(pixels, labels), validation], settings)
         checkpoint = Path(folder) / f"{name}-{key[:12]}"
@@ -94,7 +98,7 @@ def train(
     steps = -(-len(labels) // batch_size)
     with held, sources.progress(total=epochs * steps, desc=name, unit="batch") as bar:
         if checkpoint is not None:
-            rows = _restore(model, checkpoint, key, epochs)
+            rows, kept = _restore(model, checkpoint, key, epochs)
         if rows:
             left = f"continuing with epoch {len(rows) + 1}" if len(rows) < epochs else "nothing left to train"
             print(f"{name}: {len(rows)} of {epochs} epochs were already trained, {left}.")
@@ -125,11 +129,15 @@ def train(
                 )
             if validation is not None:
                 row |= _validate(model, validation, how)
+            if best_epoch and all(row["val_loss"] < earlier["val_loss"] for earlier in rows):
+                kept = [variable.numpy() for variable in model.variables]
             rows.append(row | {"seconds": time.perf_counter() - started})
             if checkpoint is not None:
-                _commit(model, checkpoint, key, rows)
+                _commit(model, checkpoint, key, rows, kept)
             if on_epoch:
                 on_epoch(rows[-1])
+    for variable, values in zip(model.variables, kept, strict=False):  # nothing is kept without `best_epoch`
+        variable.assign(values)
     return pd.DataFrame(rows)
 
 
@@ -150,8 +158,8 @@ def train_on_features(
     labels : numpy.ndarray
         (N,) of 0 and 1.
     name, **settings
-        As in `train`: epochs, seed, batch_size, validation, class_weight, folder. The features of `validation` are
-        (M, h, w, channels): one view, not augmented.
+        As in `train`: epochs, seed, batch_size, validation, class_weight, folder, best_epoch. The features of
+        `validation` are (M, h, w, channels): one view, not augmented.
 
     Returns
     -------
@@ -192,13 +200,13 @@ def _key(model: keras.Model, data: Sequence[Labelled | None], settings: dict) ->
     return _digest(about, arrays + [array for pair in data if pair is not None for array in pair])
 
 
-def _commit(model: keras.Model, folder: Path, key: str, rows: list[dict]) -> None:
+def _commit(model: keras.Model, folder: Path, key: str, rows: list[dict], kept: Sequence[np.ndarray]) -> None:
     """Write the state after an epoch; the rename of ``checkpoint.json`` is the moment it counts."""
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"epoch-{len(rows):04d}.npz"
     temporary = state.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        np.savez(file, *[variable.numpy() for variable in _variables(model)])
+        np.savez(file, *[variable.numpy() for variable in _variables(model)], *kept)
     checksum = _sha256(temporary)
     temporary.replace(state)
     _write_json(folder / "checkpoint.json", {"key": key, "state": state.name, "sha256": checksum, "history": rows})
@@ -206,22 +214,22 @@ def _commit(model: keras.Model, folder: Path, key: str, rows: list[dict]) -> Non
         old.unlink(missing_ok=True)
 
 
-def _restore(model: keras.Model, folder: Path, key: str, epochs: int) -> list[dict]:
-    """Load the last committed epoch into `model`; its history, or an empty list if there is none to be trusted."""
+def _restore(model: keras.Model, folder: Path, key: str, epochs: int) -> tuple[list[dict], list[np.ndarray]]:
+    """Load the last committed epoch into `model`; its history and the best epoch's weights, empty if none can be."""
     try:
         record = json.loads((folder / "checkpoint.json").read_text("utf-8"))
         state = folder / Path(record["state"]).name
         if record["key"] != key or _sha256(state) != record["sha256"]:
-            return []
+            return [], []
         rows = record["history"]
         if len(rows) > epochs:  # trained further than asked for now: those weights are not the wanted ones
-            return []
+            return [], []
     except (OSError, ValueError, KeyError):
-        return []
+        return [], []
     with np.load(state, allow_pickle=False) as file:
         for number, variable in enumerate(_variables(model)):
             variable.assign(file[f"arr_{number}"])
-    return rows
+        return rows, [file[f"arr_{number}"] for number in range(number + 1, len(file.files))]
 
 
 def predict(
