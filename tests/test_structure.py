@@ -32,7 +32,7 @@ FLOORS = [
     {"dataset"},
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
-    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts"},
+    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "play"},
     {"lessons", "cache", "doctor", "run"},
     {"__main__"},
 ]
