@@ -313,7 +313,7 @@ def test_stored_notebook_keeps_pictures_and_no_view(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(play.__file__).parents[1]))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    NotebookClient(notebook, timeout=300).execute()
+    NotebookClient(notebook, timeout=900).execute()
     outputs = notebook.cells[0].outputs
     assert not [output for output in outputs if output.output_type in ("stream", "error")]
     views = [output.data for output in outputs if play.VIEW in output.data]
