@@ -264,7 +264,7 @@ def test_too_few_differences_get_no_test():
     labels = np.repeat([0, 1], 10)
     answers = labels.copy()
     answers[:5] = 1
-    assert "too few differences" in play.compare_readers(labels, answers, labels.astype(float))[1]
+    assert "too few for any test" in play.compare_readers(labels, answers, labels.astype(float))[1]
     answers[5] = 1
     assert "McNemar's p = 0.031" in play.compare_readers(labels, answers, labels.astype(float))[1]
 

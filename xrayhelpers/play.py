@@ -93,32 +93,28 @@ def neighbours(
     largest : the largest k, at most M
     start : the first k
     """
-    votes, labels = neighbour_votes(train_features, train_labels, features, largest), np.asarray(labels)
-    called = votes >= 0.5
-    rates = [called[:, labels == 1].mean(axis=1), (~called[:, labels == 0]).mean(axis=1)]
-    ks = np.arange(1, len(votes) + 1)
+    called, labels = neighbour_votes(train_features, train_labels, features, largest) >= 0.5, np.asarray(labels)
+    hits, spared = called[:, labels == 1].mean(axis=1), (~called[:, labels == 0]).mean(axis=1)
+    rates = pd.DataFrame({"sensitivity": hits, "specificity": spared}).rename(lambda i: i + 1).rename_axis("k")
 
     def draw(k: int) -> tuple[Figure, str]:
         figure, axes = _panels((1, 1.8))
-        plots.confusion(labels, votes[k - 1], ax=axes[0])
-        for i, (rate, name) in enumerate(zip(rates, ("sensitivity", "specificity"), strict=True)):
-            style = {"color": plots.OKABE_ITO[i], "ls": plots.LINES[i], "marker": plots.MARKERS[i], "ms": 4}
-            axes[1].plot(ks, rate, **style, label=name)
+        plots.confusion(labels, called[k - 1], ax=axes[0])
+        look = {"style": ["-o", "--s"], "color": plots.OKABE_ITO[:2], "ms": 4, "grid": True}
+        rates.plot(ax=axes[1], ylim=(-0.03, 1.03), ylabel="share called right", **look)
         axes[1].axvline(k, color="black", lw=1, ls=":", label=f"k = {k}")
-        axes[1].set(xlabel="k", ylim=(-0.03, 1.03), ylabel="share called right")
         axes[1].legend(loc="lower left", fontsize=9)
-        axes[1].grid()
-        hit, spared = (f"{rate[k - 1]:.3f}" for rate in rates)
+        hit, spared = rates.loc[k]
         return figure, (
-            f"k = {k}: sensitivity {hit} (sick films called sick), specificity {spared} (healthy ones called healthy), "
-            f"balanced accuracy {(rates[0][k - 1] + rates[1][k - 1]) / 2:.3f}, over {labels.size} films."
+            f"k = {k}: sensitivity {hit:.3f} (sick films called sick), specificity {spared:.3f} (healthy ones called "
+            f"healthy), balanced accuracy {(hit + spared) / 2:.3f}, over {labels.size} films."
         )
 
-    shown = sorted({1, min(5, len(votes)), len(votes)})
+    shown = sorted({1, min(5, len(called)), len(called)})
     alt = f"Confusion matrices of the nearest-neighbour vote for k = {', '.join(map(str, shown))}."
     plots.show(_confusions(labels, {f"k = {k}": called[k - 1] for k in shown}), alt=alt)
-    start = min(start, len(votes))
-    _board(draw, k=widgets.IntSlider(value=start, min=1, max=len(votes), description="k", **WIDE))
+    start = min(start, len(called))
+    _board(draw, k=widgets.IntSlider(value=start, min=1, max=len(called), description="k", **WIDE))
 
 
 def neighbour_votes(
@@ -330,10 +326,7 @@ def compare_readers(
         _, low, high = rows[f"accuracy, {name}"]
         words += f"{name.capitalize()}: {calls.sum()} of {labels.size} right, in the long run {low:.0%} to {high:.0%}. "
     words += f"Only you were right on {you}, only the network on {network} films: "
-    if you + network < 6:
-        words += "too few differences for any test to tell you apart."
-    else:
-        words += f"McNemar's p = {test['p_images']:.3f}."
+    words += f"McNemar's p = {test['p_images']:.3f}." if you + network >= 6 else "too few for any test to tell apart."
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]), words
 
 
