@@ -23,6 +23,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from xrayhelpers import augment, evaluate, play, plots
 from xrayhelpers.lessons import ROOT
+from xrayhelpers.run import write_page
 
 LABELS = np.repeat([0, 1], [40, 80])
 rng = np.random.default_rng(0)
@@ -305,8 +306,8 @@ play.you_against_the_network(films, labels, scores)
 
 
 @pytest.mark.slow
-def test_stored_notebook_keeps_pictures_and_no_view(monkeypatch):
-    """A real kernel without a browser: no warning, five pictures with text, five views, which refresh leaves out."""
+def test_stored_notebook_keeps_pictures_and_no_view(tmp_path, monkeypatch):
+    """A real kernel without a browser: no warning, five pictures with text, five views, which no stored page holds."""
     specification = importlib.util.spec_from_file_location("refresh", ROOT / "tools" / "refresh.py")
     refresh = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(refresh)
@@ -320,6 +321,13 @@ def test_stored_notebook_keeps_pictures_and_no_view(monkeypatch):
     assert len(views) == 5
     assert all(set(view) == {play.VIEW} for view in views), "no text to be left where the view cannot be drawn"
     assert "widgets" in notebook.metadata
+
+    nbformat.write(notebook, tmp_path / "executed.ipynb")
+    write_page(tmp_path / "executed.ipynb")
+    page = (tmp_path / "executed.html").read_text("utf-8")
+    assert page.count("data:image/png") == 5
+    assert "widget-view" not in page
+    assert "VBox" not in page
 
     refresh.clean_notebook(notebook)
     kept = notebook.cells[0].outputs
