@@ -48,7 +48,7 @@ def threshold(labels: ArrayLike, scores: ArrayLike, cost_miss: float = 10.0, sta
         result.threshold = threshold
         figure, axes = _panels((1, 1.15, 1.5))
         plots.confusion(labels, scores, threshold, ax=axes[0])
-        plots.roc([result], ax=axes[1]).set_title("")
+        plots.roc([result], ax=axes[1]).set_title("", loc="left")
         plots.threshold_curve(points, threshold, ax=axes[2])
         at, best = counts_at(labels, scores, threshold, cost_miss), points.loc[points["cost"].idxmin()]
         return figure, (
