@@ -8,6 +8,7 @@ slider, Enter presses a button. What the picture shows is also said in words, in
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from types import SimpleNamespace
@@ -347,8 +348,10 @@ def _board(draw: Callable[..., tuple[Figure, str]], **controls: widgets.Widget) 
 def _fill(screen: widgets.HTML, figure: Figure, words: str) -> None:
     """Put a figure and its sentence on the screen in one go, at a fixed size, so that nothing jumps or flickers."""
     width, height = figure.get_size_inches() * 100
-    data = base64.b64encode(plots.png(figure, largest=250_000)).decode("ascii")
+    picture = io.BytesIO()  # in full colour: it is not stored, so it need not be small
+    figure.savefig(picture, format="png", dpi=100, facecolor="white", bbox_inches=None)
     plt.close(figure)
+    data = base64.b64encode(picture.getvalue()).decode("ascii")
     screen.value = (
         f'<p role="status" aria-live="polite" style="max-width:{width:.0f}px">{escape(words)}</p>'
         f'<img alt="The picture to the sentence above." decoding="sync" src="data:image/png;base64,{data}" '
