@@ -114,8 +114,7 @@ def neighbours(
     shown = sorted({1, min(5, len(called)), len(called)})
     alt = f"Confusion matrices of the nearest-neighbour vote for k = {', '.join(map(str, shown))}."
     plots.show(_confusions(labels, {f"k = {k}": called[k - 1] for k in shown}), alt=alt)
-    start = min(start, len(called))
-    _board(draw, k=widgets.IntSlider(value=start, min=1, max=len(called), description="k", **WIDE))
+    _board(draw, k=widgets.IntSlider(value=min(start, len(called)), min=1, max=len(called), description="k", **WIDE))
 
 
 def neighbour_votes(
@@ -279,9 +278,8 @@ def you_against_the_network(
             figure = plots.forest(table, label="share").get_figure()
         _fill(screen, figure, words)
 
-    titles = [str(i + 1) for i in range(len(films))]
     plots.show(
-        plots.image_grid(films, titles, columns=10, width=0.95),
+        plots.image_grid(films, [str(i + 1) for i in range(len(films))], columns=10, width=0.95),
         alt=f"The {len(films)} films to read, numbered, without their diagnoses.",
     )
     truth = ", ".join(f"{i} {plots.CLASSES[label]}" for i, label in enumerate(labels, start=1))
