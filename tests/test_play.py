@@ -325,7 +325,7 @@ def test_stored_notebook_keeps_pictures_and_no_view(tmp_path, monkeypatch):
     nbformat.write(notebook, tmp_path / "executed.ipynb")
     write_page(tmp_path / "executed.ipynb")
     page = (tmp_path / "executed.html").read_text("utf-8")
-    assert page.count("data:image/png") == 5
+    assert page.count('src="data:image/png') == 5
     assert "jupyter.widget" not in page
     assert "VBox" not in page
 
