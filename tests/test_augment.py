@@ -36,7 +36,7 @@ def matrices_of(draws, degrees=1.0):
     shear, zoom_x, zoom_y, flip = (
         np.array([draw[name] for draw in draws]) for name in ("shear", "zx", "zy", "flip_horizontal")
     )
-    return augment._matrices(np.deg2rad(shear * degrees), zoom_x, zoom_y, flip.astype(bool), SIZE)
+    return augment.affine_matrices(np.deg2rad(shear * degrees), zoom_x, zoom_y, flip.astype(bool), SIZE)
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")

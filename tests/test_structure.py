@@ -32,7 +32,7 @@ FLOORS = [
     {"dataset"},
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
-    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "cards"},
+    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "play", "cards"},
     {"lessons", "cache", "doctor", "run"},
     {"__main__"},
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "NONE",
     "REPORT",
     "Augmentation",
+    "affine_matrices",
     "epoch_data",
     "epoch_draws",
     "plain_data",
@@ -83,10 +84,12 @@ def random_matrices(
     shear = np.deg2rad(rng.uniform(-augmentation.shear, augmentation.shear, n))
     zoom_x, zoom_y = rng.uniform(1 - augmentation.zoom, 1 + augmentation.zoom, (2, n))
     flip = (rng.random(n) < 0.5) & augmentation.flip
-    return _matrices(shear, zoom_x, zoom_y, flip, size)
+    return affine_matrices(shear, zoom_x, zoom_y, flip, size)
 
 
-def _matrices(shear: np.ndarray, zoom_x: np.ndarray, zoom_y: np.ndarray, flip: np.ndarray, size: int) -> np.ndarray:
+def affine_matrices(
+    shear: np.ndarray, zoom_x: np.ndarray, zoom_y: np.ndarray, flip: np.ndarray, size: int
+) -> np.ndarray:
     """Multiply shear (radians), zoom and flip into one (n, 8) matrix an image, about the image's centre.
 
     Same convention as ``keras.src.legacy.preprocessing.image.apply_affine_transform``: shear, then zoom, about

@@ -166,6 +166,7 @@ def confusion(
     matrix = confusion_matrix(labels, np.asarray(scores).ravel() >= threshold, labels=[0, 1])
     with mpl.rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         ax = ax or plt.subplots(figsize=(3.6, 3.4))[1]
+        plt.sca(ax)  # mlxtend labels the ticks of the current Axes, whichever it was given
         plot_confusion_matrix(
             matrix, axis=ax, show_absolute=True, show_normed=normed, class_names=list(CLASSES), cmap="Blues"
         )

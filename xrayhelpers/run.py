@@ -243,8 +243,10 @@ def write_page(executed: Path) -> None:
     """Write the HTML page of an executed notebook beside it; it needs no network to be read."""
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):  # without a kernel a widget is dead: its static figure speaks
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if "outputs" in cell:  # without a kernel a widget is dead: its static figure speaks
+            view = "application/vnd.jupyter.widget-view+json"
+            cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
+    notebook.metadata.pop("widgets", None)
     exporter = HTMLExporter(raw_template=PAGE, anchor_link_text=" ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": executed.stem}})
     write_text(executed.with_suffix(".html"), page)
