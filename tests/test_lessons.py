@@ -28,7 +28,6 @@ SETS = {
         "seeds": 1,
         "optimizers": "sgd",
         "units": "8",
-        "seeds": 1,
     },
     "odd": {
         "data": TINY + ",seed=2",
@@ -42,7 +41,6 @@ SETS = {
         "seeds": 2,
         "optimizers": "adam,sgd",
         "units": "3,17",
-        "seeds": 2,
     },
 }
 LESSONS = find_lessons(ROOT)
