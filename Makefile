@@ -17,7 +17,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast lint lab refresh bench doctor clean
+.PHONY: run test test-fast test-browser docs lint lab refresh bench doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
@@ -39,6 +39,11 @@ lab: $(VENV)/.ready
 refresh: $(VENV)/.ready-dev
 	$(BIN)/python tools/refresh.py $(if $(ONLY),--only "$(ONLY)")
 	$(BIN)/ruff format notebooks
+
+# Without a network, from the stored outputs: no lesson is run. Any warning is an error. Start page: build/site/index.html
+docs: $(VENV)/.ready-dev
+	rm -rf build/site docs/api
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/site
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)
