@@ -1,9 +1,8 @@
 """The site: `make docs` builds it from the lessons as they are stored, docs/*.md and the package's docstrings.
 
-The repository itself is Sphinx's source folder, so that a link that works in the repository works in the site. Pages load
-nothing from other addresses: the theme's fonts come with it, formulas become MathML, and dead widgets are left out.
+The repository itself is the source folder, so that a link that works in the repository works in the site. Pages
+load nothing from other addresses: the theme brings its fonts, formulas become MathML, dead widgets are left out.
 """
-
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -12,10 +11,9 @@ from sphinx.util.matching import patfilter
 
 import xrayhelpers
 
-
 project = "Chest X-ray lessons"
 version = release = xrayhelpers.__version__
-copyright = "the authors of the chest X-ray lessons. Code: MIT, text: CC BY 4.0. For learning, not for diagnosis"  # noqa: A001
+copyright = "the authors of the chest X-ray lessons. Code: MIT, text: CC BY 4.0. For learning, not for diagnosis"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 root_doc = "README"
@@ -85,28 +83,6 @@ def add_pages(app, docname, source):
         for name, glob in PAGES.items():
             if patfilter(app.env.found_docs - {root_doc}, glob):
                 source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {name}\n\n{glob}\n```"
-
-
-def render_image_with_alt(renderer, data, render_image=NbElementRenderer.render_image):
-    """Give a stored figure the description that `plots.show` stored with it."""
-    images = render_image(renderer, data)
-    for image in images:
-        image["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
-    return images
-
-
-def write_formula(writer, node):
-    """Write a formula as MathML, which browsers draw themselves."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    writer.body.append(convert(node.astext(), display=display))
-    raise nodes.SkipNode
-
-
-def add_pages(app, docname, source):
-    """Let the start page list all others."""
-    if docname == root_doc:
-        trees = (f"\n\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {name}\n\n{glob}\n```" for name, glob in PAGES.items())
-        source[0] += "".join(trees)
 
 
 def setup(app):
