@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from xrayhelpers.lessons import ROOT, choose_parameters, find_lessons, kernel_environment
@@ -51,7 +52,7 @@ def lab(browser, tmp_path_factory):
     (folder / "notebooks").mkdir()
     for lesson in LESSONS:
         given = {name: value for name, value in TINY.items() if name in lesson.parameters}
-        notebook = nbformat.read(lesson.path, as_version=4)
+        notebook = load_notebook_node(str(lesson.path))
         values = choose_parameters([lesson], given)[lesson.name]
         notebook = parameterize_notebook(notebook, values, kernel_name="python3", language="python")
         for cell in notebook.cells:
@@ -144,12 +145,12 @@ def move_slider(page):
 
 def open_quiz(page):
     """Enter on an answer unfolds its explanation."""
-    answer = page.locator(".jp-Notebook details:not([open])").first
+    answer = page.locator(".jp-Notebook details:not([open])").first.element_handle()
     answer.scroll_into_view_if_needed()
-    answer.locator("summary").focus()
     folded = answer.bounding_box()["height"]
+    answer.query_selector("summary").focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("answer => answer.open", arg=answer.element_handle())
+    page.wait_for_function("answer => answer.open", arg=answer)
     assert answer.bounding_box()["height"] > folded + 10
 
 
