@@ -13,6 +13,7 @@ import xrayhelpers
 
 project = "Chest X-ray lessons"
 version = release = xrayhelpers.__version__
+author = "the authors of the chest X-ray lessons"
 copyright = "the authors of the chest X-ray lessons. Code: MIT, text: CC BY 4.0. For learning, not for diagnosis"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
@@ -56,6 +57,7 @@ html_math_renderer = "mathml"
 html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
+    "navbar_persistent": [],  # the search stands in the sidebar already
     "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,
