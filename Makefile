@@ -1,6 +1,7 @@
 # make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
 # make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
+# make docs     the site, without a network      make test-browser the site and the lessons in Chromium
 # Without make (Windows): see README, the same through `python -m xrayhelpers run`.
 
 PYTHON ?= python3
@@ -17,21 +18,30 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast lint lab refresh bench doctor clean
+.PHONY: run test test-fast test-browser chromium docs lint lab refresh bench doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
+test: lint chromium
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
 
 test-fast: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" tests
 
+# The site and every lesson in JupyterLab, in Chromium. Pictures of what failed: build/screenshots.
+test-browser: $(VENV)/.ready-dev chromium
+	$(BIN)/python -m pytest -q -rs -m browser tests
+
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	$(if $(filter 0,$(shell id -u)),,sudo -n) apt-get install --yes -qq chromium >/dev/null 2>&1 || \
+	echo "!!! There is no Chromium and apt-get may not install it: NOTHING WILL BE TESTED IN A BROWSER !!!"
+
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell $(wildcard *.md docs xrayhelpers tests tools benchmarks)
+	$(BIN)/codespell $(wildcard *.md docs notebooks xrayhelpers tests tools benchmarks)
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab --notebook-dir=.
@@ -39,6 +49,11 @@ lab: $(VENV)/.ready
 refresh: $(VENV)/.ready-dev
 	$(BIN)/python tools/refresh.py $(if $(ONLY),--only "$(ONLY)")
 	$(BIN)/ruff format notebooks
+
+# Without a network, from the stored outputs: no lesson is run. Any warning is an error. Start page: build/site/index.html
+docs: $(VENV)/.ready-dev
+	rm -rf build/site docs/api
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -E -c docs -d build/doctrees . build/site
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)

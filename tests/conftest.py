@@ -76,3 +76,31 @@ def phantom_root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XRAYS_CACHE", str(tmp_path_factory.mktemp("phantom-cache")))
         return Path(phantom_folder(train=60, test=30, val=8, progress=False))
+
+
+# ------------------------------------------------------------------------------------------------ browser tests
+SCREENSHOTS = Path(__file__).resolve().parents[1] / "build" / "screenshots"
+NO_CHROMIUM = "NOTHING WAS TESTED IN A BROWSER: there is no Chromium. Type `sudo apt-get install chromium`."
+
+
+@pytest.fixture(scope="module")  # Playwright's event loop must have ended before another file runs a notebook
+def browser():
+    """Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    program = next(found, None) or pytest.skip(NO_CHROMIUM)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Keep a picture of the page on which a browser test failed."""
+    report = yield
+    if report.when == "call" and report.failed and "page" in item.funcargs:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        item.funcargs["page"].screenshot(path=SCREENSHOTS / f"{item.name}.png")
+    return report

@@ -70,7 +70,7 @@ def warn_of_open_token_files() -> None:
 
 
 def mask(text: str) -> str:
-    """Replace whatever is or looks like a credential by ***."""
+    """Replace whatever is or looks like a credential by `***`."""
     secrets = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
     for path in _token_files():
         try:

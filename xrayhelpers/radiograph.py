@@ -2,7 +2,7 @@
 
 Every part of the body is an array (H, W) of attenuation: 0 is air, about 0.6 soft tissue, more is bone. Places and
 sizes are in half image widths from the middle of the chest: `x` to the right of the image (the patient's left, where
-the heart is), `y` downwards, `a` = |x|. *Bacteria* is one dense patch in one lobe with some haze in the lung around
+the heart is), `y` downwards, `a` = `|x|`. *Bacteria* is one dense patch in one lobe with some haze in the lung around
 it; *virus* is a patchy net over both lungs. :mod:`xrayhelpers.phantom` makes data sets of such images.
 """
 

@@ -1,0 +1,94 @@
+"""The site: `make docs` builds it from the lessons as they are stored, docs/*.md and the package's docstrings.
+
+The repository itself is the source folder, so that a link that works in the repository works in the site. Pages
+load nothing from other addresses: the theme brings its fonts, formulas become MathML, dead widgets are left out.
+"""
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from myst_nb.core.render import NbElementRenderer
+from sphinx.util.matching import patfilter
+
+import xrayhelpers
+
+project = "Chest X-ray lessons"
+version = release = xrayhelpers.__version__
+author = "the authors of the chest X-ray lessons"
+copyright = "the authors of the chest X-ray lessons. Code: MIT, text: CC BY 4.0. For learning, not for diagnosis"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+root_doc = "README"
+include_patterns = ["*.md", "docs/**", "notebooks/**"]
+exclude_patterns = ["docs/templates", "**/.*"]
+templates_path = ["templates"]
+suppress_warnings = ["misc.highlighting_failure"]  # `!command` in a Python block is what a reader types in a notebook
+
+# What stands beside the start page, README.md. A new page of docs/ finds its place by itself.
+PAGES = {
+    "Lessons": "notebooks/[0-9]*",
+    "Solutions": "notebooks/solutions/*",
+    "Around the lessons": "docs/*",
+    "Cards": "docs/cards/*",
+    "Project": "[A-Z]*",
+}
+
+# ------------------------------------------------------------------------------------------------ lessons
+nb_execution_mode = "off"
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# ---------------------------------------------------------------------------------------------------- API
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say it, with shapes and ranges
+autosummary_generate = True
+default_role = "code"  # `name`, as the docstrings write it
+napoleon_google_docstring = False
+
+# -------------------------------------------------------------------------------------------------- pages
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_additional_pages = {"index": "redirect.html"}
+html_copy_source = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+    "navbar_persistent": [],  # the search stands in the sidebar already
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
+
+
+def render_image_with_alt(renderer, data, render_image=NbElementRenderer.render_image):
+    """Give a stored figure the description that `plots.show` stored with it."""
+    images = render_image(renderer, data)
+    for image in images:
+        image["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+    return images
+
+
+def write_formula(writer, node):
+    """Write a formula as MathML, which browsers draw themselves."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    writer.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def add_pages(app, docname, source):
+    """Let the start page list all others."""
+    if docname == root_doc:
+        for name, glob in PAGES.items():
+            if patfilter(app.env.found_docs - {root_doc}, glob):
+                source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {name}\n\n{glob}\n```"
+
+
+def setup(app):
+    """Register what is above."""
+    app.connect("source-read", add_pages)
+    NbElementRenderer.render_image = render_image_with_alt
+    app.add_html_math_renderer("mathml", inline_renderers=(write_formula, None), block_renderers=(write_formula, None))
