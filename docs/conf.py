@@ -51,6 +51,7 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_additional_pages = {"index": "redirect.html"}
 html_copy_source = False
 html_math_renderer = "mathml"
