@@ -95,8 +95,8 @@ def untouched(source: str) -> str:
     found = SOLUTION.search(source)
     if found is None or not ANSWER.search(found[1]):
         raise ValueError(
-            f"Found the answer cell {source[:60]!r}; expected ### BEGIN SOLUTION, a line that sets answer_1 (2, 3 ...), "
-            "### END SOLUTION. Type the markers on lines of their own."
+            f"Found the answer cell {source[:60]!r}; expected a line that sets answer_1 (2, 3 ...) between the lines "
+            "### BEGIN SOLUTION and ### END SOLUTION. Type these around it."
         )
     return SOLUTION.sub(f"{ANSWER.search(found[1])[1]} = None  # your answer", source)
 
