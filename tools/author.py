@@ -138,7 +138,7 @@ def quiz(questions: list[dict]) -> str:
     """Questions whose options open: plain HTML, which needs neither script nor kernel, and works by keyboard."""
     text = "## Quiz\n\nChoose an option by opening it (mouse, or Tab and Enter): it says whether it is right, and why."
     for n, question in enumerate(questions, start=1):
-        text += f"\n\n**{n}. {question['ask']}**\n"
+        text += f"\n\n### {n}. {question['ask']}\n"
         for place, (option, why) in enumerate(question["options"], start=1):
             verdict = "Right." if place == question["right"] else "Not quite."
             answer = f"<p><strong>{verdict}</strong> {inline(why)}</p>"
