@@ -170,6 +170,7 @@ def printed(cell):
     return "".join(output.get("text", "") for output in cell.outputs if output.get("name") == "stdout")
 
 
+@pytest.mark.slow
 @each(SOLUTIONS)
 def test_check_accepts_the_solution_and_rejects_wrong_answers(path, tmp_path):
     document = read(path)
