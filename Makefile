@@ -2,6 +2,7 @@
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
 # make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
 # make docs     the site, without a network      make test-browser the site and the lessons in Chromium
+# make author   write openings, exercises and quizzes into the lessons, from docs/*.toml and notebooks/solutions
 # Without make (Windows): see README, the same through `python -m xrayhelpers run`.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast test-browser chromium docs lint lab refresh bench doctor clean
+.PHONY: run test test-fast test-browser chromium docs lint lab author refresh bench doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
@@ -45,6 +46,10 @@ lint: $(VENV)/.ready-dev
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab --notebook-dir=.
+
+author: $(VENV)/.ready-dev
+	$(BIN)/python tools/author.py
+	$(BIN)/ruff format notebooks
 
 refresh: $(VENV)/.ready-dev
 	$(BIN)/python tools/refresh.py $(if $(ONLY),--only "$(ONLY)")

@@ -1,4 +1,4 @@
-"""Run lessons on the phantom data and store them, with their outputs, in place.
+"""Run lessons, and the solutions of their exercises, on the phantom data and store them, with their outputs, in place.
 
 `make refresh`, or `make refresh ONLY=04,07`.
 """
@@ -32,8 +32,12 @@ def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None
         tempfile.TemporaryDirectory() as folder,
         lessons.kernel_environment(Path(folder), XRAYS_DATA="phantom"),
     ):
-        for lesson in tqdm(to_run, desc="refresh", unit="lesson"):
-            notebook = nbformat.read(lesson.path, as_version=4)
+        stored = {
+            path for lesson in chosen for path in (lesson.path, lesson.path.parent / "solutions" / lesson.path.name)
+        }
+        paths = sorted({lesson.path for lesson in to_run} | {path for path in stored if path.is_file()})
+        for path in tqdm(paths, desc="refresh", unit="notebook"):
+            notebook = nbformat.read(path, as_version=4)
             NotebookClient(
                 notebook,
                 timeout=None,
@@ -43,8 +47,8 @@ def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None
                 record_timing=False,
                 extra_arguments=lessons.KERNEL_ARGUMENTS,
             ).execute()
-            if lesson in chosen:
-                lessons.write_text(lesson.path, nbformat.writes(clean_notebook(notebook)) + "\n")
+            if path in stored:
+                lessons.write_text(path, nbformat.writes(clean_notebook(notebook)) + "\n")
 
 
 def clean_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -1,0 +1,223 @@
+"""Write into the lessons what nobody types: openings, the cell that installs, exercises and quizzes.
+
+`make author` after a change of docs/lessons.toml, docs/quizzes.toml or notebooks/solutions, then `make refresh`. The
+bodies of the lessons stay as they are, and a second run changes nothing. Also written: the README's table of lessons.
+`python tools/author.py 01 02` writes these lessons only.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from xrayhelpers import lessons
+
+ROOT = lessons.ROOT
+MADE = re.compile(r"\d\d-(opening|install|exercises|shared|e\d+-(task|answer|check)|quiz)")
+SOLUTION = re.compile(r"^### BEGIN SOLUTION\n(.*?)^### END SOLUTION", re.MULTILINE | re.DOTALL)
+ANSWER = re.compile(r"^(?:def )?(answer_\d+)\b", re.MULTILINE)
+
+
+def load(name: str) -> dict:
+    return tomllib.loads((ROOT / "docs" / name).read_text("utf-8"))
+
+
+# ---------------------------------------------------------------------------------------------- opening
+def link(settings: dict, number: int, label: str) -> str:
+    """A link to lesson `number` (from 1), or nothing where there is no such lesson."""
+    if not 1 <= number <= len(settings["lesson"]):
+        return ""
+    lesson = settings["lesson"][number - 1]
+    return f"**{label}:** [{number}. {lesson['title']}]({lesson['name']}.ipynb)"
+
+
+def launch(settings: dict, path: str) -> str:
+    """Links that open a notebook of the repository elsewhere; words, because pictures would need a network."""
+    repository, branch = settings["project"]["repository"], settings["project"]["branch"]
+    colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}"
+    binder = f"https://mybinder.org/v2/gh/{repository}/{branch}?labpath={quote(path, safe='')}"
+    return f"**Open in** [Colab]({colab}) · [Binder]({binder})"
+
+
+def opening(settings: dict, number: int) -> str:
+    lesson = settings["lesson"][number - 1]
+    goals = ";\n".join(f"- {goal}" for goal in lesson["goals"])
+    around = " · ".join(filter(None, [link(settings, number - 1, "Before"), link(settings, number + 1, "Next")]))
+    return "\n\n".join(
+        [
+            f"# {number}. {lesson['title']}",
+            f"**Question:** {lesson['question']}",
+            f"**You will**\n{goals}.",
+            f"**You need:** {lesson['needs']}. **Words:** [glossary](../docs/glossary.md).",
+            around,
+            f"**Runs in** {lesson['minutes']} minutes on 2 CPU cores, on the phantom.",
+            launch(settings, f"notebooks/{lesson['name']}.ipynb"),
+            "*For learning, not for diagnosis.*",
+        ]
+    )
+
+
+def opening_of_solutions(settings: dict, number: int) -> str:
+    lesson = settings["lesson"][number - 1]
+    return (
+        f"# Solutions {number}. {lesson['title']}\n\nThe exercises of [lesson {number}](../{lesson['name']}.ipynb), "
+        "solved. Try them there first: this page helps most after an attempt.\n\n*For learning, not for diagnosis.*"
+    )
+
+
+def install(settings: dict) -> str:
+    """The cell that fetches the package where it is missing (Colab), and does nothing elsewhere."""
+    address = f"git+https://github.com/{settings['project']['repository']}@{settings['project']['branch']}"
+    return (
+        "import importlib.util\n\n"
+        'if importlib.util.find_spec("xrayhelpers") is None:  # on Colab: fetch what is missing\n'
+        f"    %pip install -q {address}"
+    )
+
+
+# -------------------------------------------------------------------------------------------- exercises
+def untouched(source: str) -> str:
+    """Replace the marked solution in an answer cell by `answer_1 = None`; what stands around it stays.
+
+    Raises
+    ------
+    ValueError
+        No solution is marked, or it does not assign `answer_<number>`.
+    """
+    found = SOLUTION.search(source)
+    if found is None or not ANSWER.search(found[1]):
+        raise ValueError(
+            f"Found the answer cell {source[:60]!r}; expected a line that sets answer_1 (2, 3 ...) between the lines "
+            "### BEGIN SOLUTION and ### END SOLUTION. Type these around it."
+        )
+    return SOLUTION.sub(f"{ANSWER.search(found[1])[1]} = None  # your answer", source)
+
+
+def exercises(path: Path) -> list[NotebookNode]:
+    """The cells of a lesson's section "Exercises", made from its solution notebook.
+
+    After the cells tagged `standalone` (what the lesson's body would have defined) and one that may be tagged `shared`,
+    the notebook holds three cells an exercise: the task, the answer and the check.
+    """
+    number = path.stem[:2]
+    cells = [c for c in nbformat.read(path, as_version=4).cells[1:] if c.id != f"{number}-install"]
+    cells = [c for c in cells if "standalone" not in c.metadata.get("tags", [])]
+    text = (
+        "## Exercises\n\nPut your answer in the place of `None` and run the cell, then the check below it. The check "
+        f"says what is missing. [Solutions](solutions/{path.name}) are there for afterwards."
+    )
+    made = [new_markdown_cell(text, id=f"{number}-exercises")]
+    if "shared" in cells[0].metadata.get("tags", []):
+        made.append(new_code_cell(cells.pop(0).source, id=f"{number}-shared"))
+    kinds = [cell.cell_type for cell in cells]
+    if kinds != ["markdown", "code", "code"] * (len(cells) // 3):
+        raise ValueError(f"{path.name} has the cells {kinds}; expected a task, an answer and a check an exercise.")
+    for n, (task, answer, check) in enumerate(zip(*[iter(cells)] * 3, strict=True), start=1):
+        hidden = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}  # the check would tell the answer
+        made.append(new_markdown_cell(f"#{task.source}", id=f"{number}-e{n}-task"))
+        made.append(new_code_cell(untouched(answer.source), id=f"{number}-e{n}-answer"))
+        made.append(new_code_cell(check.source, id=f"{number}-e{n}-check", metadata=hidden))
+    return made
+
+
+# ----------------------------------------------------------------------------------------------- quizzes
+def inline(text: str) -> str:
+    """HTML of a line of text, with `code` in backticks."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(text, quote=False))
+
+
+def quiz(questions: list[dict]) -> str:
+    """Questions whose options open: plain HTML, which needs neither script nor kernel, and works by keyboard."""
+    text = "## Quiz\n\nChoose an option by opening it (mouse, or Tab and Enter): it says whether it is right, and why."
+    for n, question in enumerate(questions, start=1):
+        text += f"\n\n### {n}. {question['ask']}\n"
+        for place, (option, why) in enumerate(question["options"], start=1):
+            verdict = "Right." if place == question["right"] else "Not quite."
+            answer = f"<p><strong>{verdict}</strong> {inline(why)}</p>"
+            text += f"\n<details><summary>{inline(option)}</summary>{answer}</details>"
+    return text
+
+
+# ------------------------------------------------------------------------------------------------- write
+def generate(path: Path) -> NotebookNode:
+    """The lesson, or solution notebook, as the tool would write it; outputs of unchanged cells are kept."""
+    settings = load("lessons.toml")
+    names = [lesson["name"] for lesson in settings["lesson"]]
+    place = names.index(path.stem) + 1
+    notebook, number = nbformat.read(path, as_version=4), path.stem[:2]
+    before = {cell.id: cell for cell in notebook.cells}
+    body = [cell for cell in notebook.cells[1:] if not MADE.fullmatch(cell.id)]
+    first = [new_code_cell(install(settings), id=f"{number}-install")]
+    if path.parent.name == "solutions":
+        first.insert(0, new_markdown_cell(opening_of_solutions(settings, place), id=f"{number}-opening"))
+        made = [*first, *body]
+    else:
+        first.insert(0, new_markdown_cell(opening(settings, place), id=f"{number}-opening"))
+        body, references = cut(body, number)
+        asked = new_markdown_cell(quiz(load("quizzes.toml")[path.stem]), id=f"{number}-quiz")
+        made = [*first, *body, *exercises(path.parent / "solutions" / path.name), asked, *references]
+    for cell in made:
+        old = before.get(cell.id)
+        if old is not None and cell.cell_type == old.cell_type == "code" and cell.source == old.source:
+            cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    notebook.cells = made
+    return notebook
+
+
+def cut(cells: list[NotebookNode], number: str) -> tuple[list[NotebookNode], list[NotebookNode]]:
+    """Take exercises typed by hand out of a lesson's body, and cut it in two before its references."""
+    body, references = [], []
+    for cell in cells:
+        if references or cell.cell_type == "code":
+            (references or body).append(cell)
+            continue
+        text = re.sub(r"^## Exercises\n.*?(?=^## |\Z)", "", cell.source, flags=re.MULTILINE | re.DOTALL)
+        text, *rest = re.split(r"^(?=## References$)", text, flags=re.MULTILINE)
+        if text.strip():
+            cell.source = text.strip()
+            body.append(cell)
+        if rest:
+            references.append(new_markdown_cell(rest[0].strip(), id=f"{number}-references"))
+    return body, references
+
+
+def table(settings: dict) -> str:
+    """The README's table of lessons."""
+    lines = ["| lesson | question | minutes |", "|---|---|---|"]
+    for n, lesson in enumerate(settings["lesson"], start=1):
+        name = f"[{n}. {lesson['title']}](notebooks/{lesson['name']}.ipynb)"
+        lines.append(f"| {name} | {lesson['short']} | {lesson['minutes']} |")
+    return "\n".join(lines) + "\n"
+
+
+def readme(settings: dict) -> str:
+    text = (ROOT / "README.md").read_text("utf-8")
+    return re.sub(r"^\| lesson \|.*?\n(?=\n)", lambda _: table(settings), text, flags=re.MULTILINE | re.DOTALL)
+
+
+def notebooks() -> list[Path]:
+    """Solutions first: the lessons are made from them."""
+    return [*sorted(ROOT.glob("notebooks/solutions/*.ipynb")), *sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))]
+
+
+def main(only: list[str]) -> None:
+    for path in notebooks():
+        if only and path.stem[:2] not in only:
+            continue
+        text = nbformat.writes(generate(path)) + "\n"
+        if text != path.read_text("utf-8"):
+            lessons.write_text(path, text)
+            print(f"written: {path.relative_to(ROOT)}")
+    lessons.write_text(ROOT / "README.md", readme(load("lessons.toml")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
