@@ -1,6 +1,8 @@
 # make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
 # make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
+# make test-oldest, make test-colab   parts of it: the oldest versions allowed, and Colab's
+# make wheelhouse   everything for a computer without network, in one folder
 # Without make (Windows): see README, the same through `python -m xrayhelpers run`.
 
 PYTHON ?= python3
@@ -17,16 +19,20 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast lint lab refresh bench doctor clean
+.PHONY: run test test-fast test-oldest test-colab lint lab refresh bench wheelhouse doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-test: lint
+test: lint test-oldest test-colab
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
 
 test-fast: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" tests
+
+# Other versions, in environments that are made once and kept in the user's cache folder: see tools/environments.py.
+test-oldest test-colab: test-%: $(VENV)/.ready-dev
+	$(BIN)/python tools/environments.py $*
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -42,6 +48,10 @@ refresh: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)
+
+# All that a computer without network needs, for a USB stick (about 900 MB): docs/teacher.md.
+wheelhouse: $(VENV)/.ready
+	$(BIN)/python tools/wheelhouse.py wheelhouse
 
 doctor: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers doctor

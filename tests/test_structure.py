@@ -33,7 +33,7 @@ FLOORS = [
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
     {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts"},
-    {"lessons", "cache", "doctor", "run"},
+    {"lessons", "cache", "doctor", "run", "sweep"},
     {"__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
