@@ -1,4 +1,4 @@
-"""Run the tests with other versions: `python tools/environments.py oldest` or `colab` (`make test-oldest`, `test-colab`).
+"""Run the tests with other versions: `make test-oldest`, `make test-colab`.
 
 An environment lives in the user's cache folder under a name that stands for what is in it: made once, never stale.
 
@@ -95,7 +95,7 @@ def run_lessons(python: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the variables with which the package is read from a folder, and pytest says nothing of this environment."""
+    """Return the variables with which the package is read from a folder."""
     return os.environ | {"PYTHONPATH": str(folder), "XRAYS_PROGRESS": "off", "MPLBACKEND": "agg"}
 
 

@@ -1,4 +1,4 @@
-"""Put all that the lessons need into one folder for a USB stick: `make wheelhouse`, or `python tools/wheelhouse.py FOLDER`.
+"""Put all that the lessons need into one folder for a USB stick: `python tools/wheelhouse.py [FOLDER]`.
 
 The folder gets all wheels for this machine's kind and Python, VGG16's weights and the phantom data (as the cache
 folder that the package reads), the repository as committed, and `install.py`, which needs no network.
@@ -7,6 +7,7 @@ folder that the package reads), the repository as committed, and `install.py`, w
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ Made for {made_for}. You need that Python, 3 GB of free disk and about five minu
 
 
 def collect_wheels(folder: Path, root: Path = ROOT) -> None:
-    """Fetch or build every wheel of requirements.txt at the versions of constraints.txt, and what installs the package."""
+    """Fetch or build every wheel of requirements.txt at the versions of constraints.txt, and what installs itself."""
     command = [
         sys.executable,
         "-m",
@@ -45,11 +46,9 @@ def collect_wheels(folder: Path, root: Path = ROOT) -> None:
 
 def export_repository(folder: Path, root: Path = ROOT) -> None:
     """Unpack the repository as it was last committed: no images, runs or keys that lie about."""
-    with subprocess.Popen(["git", "archive", "HEAD"], cwd=root, stdout=subprocess.PIPE) as git:
-        with tarfile.open(fileobj=git.stdout, mode="r|") as archive:
-            archive.extractall(folder, filter="data")
-    if git.returncode:
-        raise RuntimeError(f"git archive failed in {root.name}. Run this in a clone with at least one commit.")
+    packed = subprocess.run(["git", "archive", "HEAD"], cwd=root, stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def fill_cache(folder: Path) -> None:

@@ -2,11 +2,7 @@
 
 A file says what to run; a list is varied, a single value is the same for all::
 
-    lessons: [04]
-    parameters:
-      seed: [0, 1, 2]
-      image_size: [32, 64]
-      epochs: 3
+    {lessons: [04], parameters: {seed: [0, 1, 2], image_size: [32, 64], epochs: 3}}
 
 Each combination is an ordinary run (`run.run_lessons`) with a folder of its own, so the same command again skips what
 is complete and goes on where a killed process was.
