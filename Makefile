@@ -40,7 +40,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/codespell $(wildcard *.md docs xrayhelpers tests tools benchmarks)
 
 lab: $(VENV)/.ready
-	$(BIN)/jupyter lab --notebook-dir=.
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_eda.ipynb
 
 refresh: $(VENV)/.ready-dev
 	$(BIN)/python tools/refresh.py $(if $(ONLY),--only "$(ONLY)")
