@@ -65,10 +65,10 @@ def make_environment(name: str) -> Path:
     print(f"Making the environment {folder.name}: some minutes, once", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([base, "-m", "venv", str(folder)], check=True)
-    pip(python, "install", "--quiet", "-r", f"tests/{name}.txt")
+    pip(python, "install", "--quiet", "--no-compile", "-r", f"tests/{name}.txt")
     if name == "colab":
         before = installed(python)
-        pip(python, "install", "--quiet", "-r", "requirements.txt")
+        pip(python, "install", "--quiet", "--no-compile", "-r", "requirements.txt")
         after = installed(python)
         replaced = [f"{key} {before[key]} -> {after.get(key)}" for key in before if before[key] != after.get(key)]
         if replaced:
