@@ -49,7 +49,7 @@ refresh: $(VENV)/.ready-dev
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)
 
-# All that a computer without network needs, for a USB stick (about 900 MB): docs/teacher.md.
+# All that a computer without network needs, for a USB stick (about 920 MB): docs/teacher.md.
 wheelhouse: $(VENV)/.ready
 	$(BIN)/python tools/wheelhouse.py wheelhouse
 
