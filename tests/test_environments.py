@@ -49,8 +49,18 @@ def test_replaced_package_is_refused(monkeypatch, tmp_path):
     states = iter([{"numpy": "2.0.2", "pandas": "2.2.2"}, {"numpy": "2.4.6", "pandas": "2.2.2", "optuna": "5.0.0"}])
     monkeypatch.setattr(environments, "installed", lambda python: next(states))
     monkeypatch.setattr(environments, "pip", lambda *words: "")
-    monkeypatch.setattr(environments, "find_python", lambda version: sys.executable)
     monkeypatch.setattr(environments.subprocess, "run", lambda *words, **more: None)
-    monkeypatch.setattr(environments.platformdirs, "user_cache_dir", lambda *words, **more: str(tmp_path))
     with pytest.raises(SystemExit, match=r"replaces what Colab brings along: numpy 2\.0\.2 -> 2\.4\.6"):
-        environments.make_environment("colab")
+        environments.fill_environment("colab", sys.executable, tmp_path / "colab")
+
+
+def test_environment_is_made_once(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(environments, "find_python", lambda version: sys.executable)
+    monkeypatch.setattr(environments, "fill_environment", lambda name, base, folder: made.append(folder.mkdir()))
+    monkeypatch.setattr(environments.platformdirs, "user_cache_dir", lambda *words, **more: str(tmp_path))
+    assert environments.make_environment("oldest") == environments.make_environment("oldest")
+    assert len(made) == 1
+    monkeypatch.setattr(environments, "find_python", lambda version: None)
+    with pytest.raises(SystemExit, match=r"Found no Python 3\.11"):
+        environments.make_environment("oldest")

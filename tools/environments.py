@@ -21,6 +21,7 @@ from pathlib import Path
 
 import nbformat
 import platformdirs
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = {"oldest": "3.11", "colab": "3.12"}
@@ -59,10 +60,18 @@ def make_environment(name: str) -> Path:
     files = [ROOT / "tests" / f"{name}.txt", ROOT / "requirements.txt", Path(__file__)]
     digest = hashlib.sha256(b"".join([base.encode(), *(file.read_bytes() for file in files)])).hexdigest()[:8]
     folder = Path(platformdirs.user_cache_dir("xrayhelpers-environments", appauthor=False)) / f"{name}-{digest}"
-    python, stamp = folder / "bin" / "python", folder / "complete"
-    if stamp.exists():
-        return python
-    print(f"Making the environment {folder.name}: some minutes, once", flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # two calls at once: the second finds what the first has made
+        if not (folder / "complete").exists():
+            print(f"Making the environment {folder.name}: some minutes, once", flush=True)
+            fill_environment(name, base, folder)
+            (folder / "complete").touch()
+    return folder / "bin" / "python"
+
+
+def fill_environment(name: str, base: str, folder: Path) -> None:
+    """Make a new environment from a Python and the list of its name; for Colab, check that nothing is replaced."""
+    python = folder / "bin" / "python"
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([base, "-m", "venv", str(folder)], check=True)
     pip(python, "install", "--quiet", "--no-compile", "-r", f"tests/{name}.txt")
@@ -74,8 +83,6 @@ def make_environment(name: str) -> Path:
         if replaced:
             raise SystemExit(f"requirements.txt replaces what Colab brings along: {', '.join(replaced)}")
     pip(python, "check")
-    stamp.touch()
-    return python
 
 
 def run_lessons(python: Path) -> None:
