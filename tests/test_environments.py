@@ -49,7 +49,7 @@ def test_replaced_package_is_refused(monkeypatch, tmp_path):
     states = iter([{"numpy": "2.0.2", "pandas": "2.2.2"}, {"numpy": "2.4.6", "pandas": "2.2.2", "optuna": "5.0.0"}])
     monkeypatch.setattr(environments, "installed", lambda python: next(states))
     monkeypatch.setattr(environments, "pip", lambda *words: "")
-    monkeypatch.setattr(environments.subprocess, "run", lambda *words, **more: None)
+    monkeypatch.setattr(environments.subprocess, "run", lambda *words, **more: (tmp_path / "colab").mkdir())
     with pytest.raises(SystemExit, match=r"replaces what Colab brings along: numpy 2\.0\.2 -> 2\.4\.6"):
         environments.fill_environment("colab", sys.executable, tmp_path / "colab")
 

@@ -167,5 +167,6 @@ def test_command_line_says_what_does_not_go_together(tmp_path):
     asked = CliRunner().invoke(main, ["run", "--sweep", str(tmp_path / "no.yaml")])
     assert asked.exit_code == 1
     assert "There is no file" in asked.output
+    path.write_text("lessons: [04]\nparameters: {seed: [0, 1]}\n")
     asked = CliRunner().invoke(main, ["run", "--sweep", str(path), "--workers", "0"])
     assert "expected at least 1" in asked.output
