@@ -3,6 +3,8 @@
 # make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
 # make docs     the site, without a network      make test-browser the site and the lessons in Chromium
 # make author   write openings, exercises and quizzes into the lessons, from docs/*.toml and notebooks/solutions
+# make test-oldest, make test-colab   parts of it: the oldest versions allowed, and Colab's
+# make wheelhouse   everything for a computer without network, in one folder
 # Without make (Windows): see README, the same through `python -m xrayhelpers run`.
 
 PYTHON ?= python3
@@ -19,12 +21,12 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast test-browser chromium docs lint lab author refresh bench doctor clean
+.PHONY: run test test-fast test-browser test-oldest test-colab chromium docs lint lab author refresh bench wheelhouse doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-test: lint chromium
+test: lint test-oldest test-colab chromium
 	$(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
 
 test-fast: $(VENV)/.ready-dev
@@ -39,13 +41,17 @@ chromium:
 	$(if $(filter 0,$(shell id -u)),,sudo -n) apt-get install --yes -qq chromium >/dev/null 2>&1 || \
 	echo "!!! There is no Chromium and apt-get may not install it: NOTHING WILL BE TESTED IN A BROWSER !!!"
 
+# Other versions, in environments that are made once and kept in the user's cache folder: see tools/environments.py.
+test-oldest test-colab: test-%: $(VENV)/.ready-dev
+	$(BIN)/python tools/environments.py $*
+
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell $(wildcard *.md docs notebooks xrayhelpers tests tools benchmarks)
 
 lab: $(VENV)/.ready
-	$(BIN)/jupyter lab --notebook-dir=.
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_eda.ipynb
 
 author: $(VENV)/.ready-dev
 	$(BIN)/python tools/author.py
@@ -62,6 +68,10 @@ docs: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)
+
+# All that a computer without network needs, for a USB stick (about 920 MB): docs/teacher.md.
+wheelhouse: $(VENV)/.ready
+	$(BIN)/python tools/wheelhouse.py wheelhouse
 
 doctor: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers doctor

@@ -6,7 +6,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from xrayhelpers import lessons
+from xrayhelpers import doctor, lessons
 from xrayhelpers.__main__ import main
 from xrayhelpers.doctor import check_all
 
@@ -61,9 +61,18 @@ def test_cache_list_and_clear(cache):
 def test_doctor_names_what_it_must(cache, monkeypatch):
     monkeypatch.setenv("XRAYS_DATA", "/no/such/folder")
     checks = {check.name: check for check in check_all()}
-    assert {"python", "tensorflow", "device", "data", "VGG16 weights", "disk, here"} <= set(checks)
+    assert {"python", "tensorflow", "device", "memory", "data", "VGG16 weights", "disk, here"} <= set(checks)
     assert "does not exist" in checks["data"].advice
     assert call("doctor").exit_code == 0
+
+
+def test_doctor_advises_where_memory_or_python_do_not_fit(monkeypatch):
+    monkeypatch.setattr(doctor, "LEAST_MEMORY", 0)
+    assert [check.advice for check in (doctor.check_memory(), doctor.check_versions()[1])] == ["", ""]
+    monkeypatch.setattr(doctor, "LEAST_MEMORY", float("inf"))
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 14, 0))
+    assert "close other programs" in doctor.check_memory().advice
+    assert "3.11, 3.12 or 3.13" in doctor.check_versions()[1].advice
 
 
 def test_help_answers_without_loading_anything_heavy():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -407,3 +408,43 @@ def test_mask(kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "short-secret")
     text = f"{KEY} {OLD_KEY} short-secret http://u:pw@host/x https://host/blob?X-Sig=abc user pupil"
     assert download.mask(text) == "*** *** *** http://***@host/x https://host/blob?*** user pupil"
+
+
+def test_colab_secret_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd):
+    """A stand-in for `google.colab`, which exists only in Colab: it gives one secret and refuses the others."""
+    asked = []
+
+    def get(name):
+        asked.append(name)
+        if name != "KAGGLE_API_TOKEN":
+            raise LookupError(f"Secret {name} does not exist.")
+        return KEY
+
+    userdata = types.ModuleType("google.colab.userdata")
+    userdata.get = get
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.userdata", userdata)
+    kaggle.blob = make_zip()
+    shown = str(download.fetch_kaggle(tmp_path / "one", record()))
+    assert "KAGGLE_API_TOKEN" in asked
+    assert [words for path, words in kaggle.seen if "DownloadDataset" in path] == [f"Bearer {KEY}"]
+    kaggle.refuse, kaggle.says = 403, "You may not"
+    with pytest.raises(download.FetchError) as refused:
+        download.fetch_kaggle(tmp_path / "two", record())
+    assert "KAGGLE_API_TOKEN" not in os.environ, "the secret must not reach other programs"
+    said = capfd.readouterr()
+    assert KEY not in shown + str(refused.value) + said.out + said.err
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_colab_without_secrets_is_like_anywhere_else(kaggle, tmp_path, monkeypatch):
+    def get(name):
+        raise LookupError(f"Secret {name} does not exist.")
+
+    userdata = types.ModuleType("google.colab.userdata")
+    userdata.get = get
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.userdata", userdata)
+    kaggle.blob = make_zip()
+    assert "as small set should have" in str(download.fetch_kaggle(tmp_path / "data", record()))
+    assert all(words == "" for _, words in kaggle.seen)

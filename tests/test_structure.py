@@ -33,7 +33,7 @@ FLOORS = [
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
     {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "play", "cards"},
-    {"lessons", "cache", "checks", "doctor", "run"},
+    {"lessons", "cache", "checks", "doctor", "run", "sweep"},
     {"__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -47,11 +47,28 @@ def main() -> None:
 @click.option("-p", "parameters", multiple=True, callback=split_pairs, help="A lesson's parameter: -p epochs=2")
 @click.option("--name", help="Name of the folder in runs/ instead of the automatic one.")
 @click.option("--force", is_flag=True, help="Run lessons again that are complete.")
-def run(data: str, only: list[str], parameters: dict[str, str], name: str | None, force: bool) -> None:
+@click.option("--sweep", type=click.Path(path_type=Path), help="Every combination of a YAML file, see docs/batch.md.")
+@click.option("--workers", default=1, show_default=True, help="Processes at a time, with --sweep.")
+def run(
+    data: str,
+    only: list[str],
+    parameters: dict[str, str],
+    name: str | None,
+    force: bool,
+    sweep: Path | None,
+    workers: int,
+) -> None:
     """Run the lessons in order and collect notebooks, pages and results in runs/.
 
     The same command again goes on where a stopped run was.
     """
+    if sweep is not None:
+        if only or parameters or name:
+            raise click.UsageError(
+                "With --sweep, the lessons and parameters stand in its file, not in --only, -p, --name."
+            )
+        run_sweep(sweep, data, workers, force)
+        return
     with plain_errors():
         from xrayhelpers import run as runner
 
@@ -60,6 +77,20 @@ def run(data: str, only: list[str], parameters: dict[str, str], name: str | None
     click.echo("\nNo lesson has left a result." if table is None else f"\n{table.to_string(index=False)}")
     click.echo(f"\nLook at {os.path.relpath(finished.folder / 'index.html')} (runs/latest points there).")
     if not finished.complete:
+        sys.exit(1)
+
+
+def run_sweep(file: Path, data: str, workers: int, force: bool) -> None:
+    """Run every combination of a sweep file; the table gets the file's name."""
+    with plain_errors():
+        from xrayhelpers import sweep
+        from xrayhelpers.lessons import ROOT
+
+        table = ROOT / "runs" / f"{file.stem}.csv"
+        complete = sweep.run_sweep(sweep.read_sweep(file, data), table, workers, force)
+    click.echo(f"\nAll results: {os.path.relpath(table)}")
+    if not complete:
+        click.echo("Some combinations failed; the same command runs only those again.")
         sys.exit(1)
 
 

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from xrayhelpers import __version__, sources
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyterlab", "papermill", "optuna")
 LEAST_FREE = 4e9  # bytes: the Kaggle archive or the cache of the real images, with room to work
+
+LEAST_MEMORY = 3e9  # bytes: lesson 06 with its default parameters, and a browser
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,22 @@ class Check:
 
 def check_all() -> list[Check]:
     """Make all checks; nothing is downloaded, and no path of a key or home folder is shown."""
-    return [*check_versions(), check_opencv(), check_device(), check_data(), check_weights(), *check_disks()]
+    return [
+        *check_versions(),
+        check_opencv(),
+        check_device(),
+        check_memory(),
+        check_data(),
+        check_weights(),
+        *check_disks(),
+    ]
 
 
 def check_versions() -> list[Check]:
     """Compare Python and the main packages with what the lessons need."""
-    old = "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer"
-    checks = [Check("xrayhelpers", __version__), Check("python", platform.python_version(), old)]
+    fits = (3, 11) <= sys.version_info < (3, 14)
+    advice = "" if fits else "install Python 3.11, 3.12 or 3.13: TensorFlow has no wheels for others"
+    checks = [Check("xrayhelpers", __version__), Check("python", platform.python_version(), advice)]
     for package in PACKAGES:
         try:
             checks.append(Check(package, version(package)))
@@ -61,6 +74,13 @@ def check_device() -> Check:
         return Check("device", f"TensorFlow cannot be imported ({error})", advice)
     gpus = len(tf.config.list_physical_devices("GPU"))
     return Check("device", f"{gpus} GPU" if gpus else f"{os.cpu_count()} CPU cores (enough for every lesson)")
+
+
+def check_memory() -> Check:
+    """Say how much memory is free: the kernel of lesson 05 or 06 is ended without a word where there is too little."""
+    free = psutil.virtual_memory().available
+    advice = "" if free > LEAST_MEMORY else "close other programs and kernels, or set image_size = 48 in lessons 05, 06"
+    return Check("memory", f"{free / 1e9:.1f} GB free", advice)
 
 
 def check_data() -> Check:

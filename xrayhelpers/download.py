@@ -7,6 +7,8 @@ The folder gets its final name as the last step, so a killed run never leaves on
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import time
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import filelock
@@ -69,9 +72,23 @@ def warn_of_open_token_files() -> None:
             warnings.warn(f"Others can read your Kaggle token. Type: chmod 600 {shown}", DataWarning, stacklevel=3)
 
 
-def mask(text: str) -> str:
-    """Replace whatever is or looks like a credential by `***`."""
-    secrets = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
+def colab_secrets() -> dict[str, str]:
+    """Read the token from Colab's *Secrets*, for the environment of Kaggle's command line alone.
+
+    Only a notebook's own process is given secrets: call `sources.fetch_kaggle()` in a cell. Elsewhere, or where the
+    notebook may not read them, there are none.
+    """
+    found = {}
+    if "google.colab" in sys.modules:
+        for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+            with contextlib.suppress(Exception):  # no such secret, or not for this notebook
+                found[name] = importlib.import_module("google.colab.userdata").get(name)
+    return {name: value for name, value in found.items() if value and not os.environ.get(name)}
+
+
+def mask(text: str, more: Iterable[str] = ()) -> str:
+    """Replace whatever is or looks like a credential, and all of `more`, by `***`."""
+    secrets = [*more, *(os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))]
     for path in _token_files():
         try:
             content = path.read_text(errors="replace").strip()
@@ -107,8 +124,11 @@ def _need(folder: Path, size: int, what: str) -> None:
 def _download(archive: Path, record: DataRecord, stalled_after: float) -> None:
     """Run the command line until the archive is complete; it resumes what an earlier run left."""
     command = [_command(), "datasets", "download", "-q", "-d", record.slug, "-p", str(archive.parent)]
+    secrets = colab_secrets()
     with tempfile.TemporaryFile() as said, progress(total=record.zip_bytes, desc="download", unit="B") as bar:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | secrets
+        )
         grown = time.monotonic()
         try:
             while process.poll() is None:
@@ -122,7 +142,7 @@ def _download(archive: Path, record: DataRecord, stalled_after: float) -> None:
             process.kill()
             process.wait()
         said.seek(0)
-        text = mask(said.read().decode(errors="replace")).strip()
+        text = mask(said.read().decode(errors="replace"), secrets.values()).strip()
     if process.returncode != 0 or not archive.is_file():
         meaning = next((m for pattern, m in MEANINGS.items() if re.search(pattern, text, re.I)), None)
         last = text.splitlines()[-1][:300] if text else f"exit status {process.returncode}"

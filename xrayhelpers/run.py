@@ -150,6 +150,7 @@ def run_lessons(
     name: str | None = None,
     force: bool = False,
     root: Path = ROOT,
+    wait: bool = False,
 ) -> Run:
     """Run lessons in order; a lesson that is already complete in the same run is kept.
 
@@ -167,6 +168,8 @@ def run_lessons(
         Run complete lessons again, too.
     root : Path
         Holds ``notebooks/`` and gets ``runs/``; the lessons' working folder.
+    wait : bool
+        Wait for another run of the same name instead of raising.
 
     Raises
     ------
@@ -188,7 +191,7 @@ def run_lessons(
     folder = root / "runs" / (name or f"{identity[0]}-{digest_of(identity, everything)[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
             return _run_in(folder, lessons, values, str(source) if source else "The lessons' own data.", force, root)
     except Timeout:
         raise ValueError(

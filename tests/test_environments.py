@@ -1,0 +1,66 @@
+"""The lists of the other environments agree with requirements.txt; `make test-oldest` and `test-colab` run them."""
+
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from tools import environments
+from xrayhelpers.lessons import ROOT
+
+NOT_RUN = {"codespell", "ruff", "nbval"}  # what only checks the text, or the stored outputs, of the newest versions
+
+
+def read(name):
+    """Return name -> specifier of a requirements file."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    found = [Requirement(line) for line in lines if line]
+    return {canonicalize_name(requirement.name): requirement.specifier for requirement in found}
+
+
+def exact(name):
+    return {key: specifier.version for key, (specifier,) in ((key, list(value)) for key, value in read(name).items())}
+
+
+def test_oldest_is_the_lower_bound_of_every_requirement():
+    oldest = exact("tests/oldest.txt")
+    asked = read("requirements.txt") | {k: v for k, v in read("requirements-dev.txt").items() if k not in NOT_RUN}
+    for name, specifier in asked.items():
+        (bound,) = [part.version for part in specifier if part.operator in (">=", "==")]
+        assert SpecifierSet(f"=={bound}.*").contains(oldest[name]), f"{name}: {oldest[name]} is not the oldest {bound}"
+
+
+def test_colab_meets_the_requirements():
+    asked = read("requirements.txt")
+    for name, version in exact("tests/colab.txt").items():
+        assert name not in asked or asked[name].contains(version), f"Colab's {name} {version} would be replaced"
+
+
+def test_python_of_a_version_is_found():
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert environments.find_python(version)
+    assert environments.find_python("2.4") is None
+
+
+def test_replaced_package_is_refused(monkeypatch, tmp_path):
+    """What Colab would answer with "restart the runtime" ends the check."""
+    states = iter([{"numpy": "2.0.2", "pandas": "2.2.2"}, {"numpy": "2.4.6", "pandas": "2.2.2", "optuna": "5.0.0"}])
+    monkeypatch.setattr(environments, "installed", lambda python: next(states))
+    monkeypatch.setattr(environments, "pip", lambda *words: "")
+    monkeypatch.setattr(environments.subprocess, "run", lambda *words, **more: (tmp_path / "colab").mkdir())
+    with pytest.raises(SystemExit, match=r"replaces what Colab brings along: numpy 2\.0\.2 -> 2\.4\.6"):
+        environments.fill_environment("colab", sys.executable, tmp_path / "colab")
+
+
+def test_environment_is_made_once(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(environments, "find_python", lambda version: sys.executable)
+    monkeypatch.setattr(environments, "fill_environment", lambda name, base, folder: made.append(folder.mkdir()))
+    monkeypatch.setattr(environments.platformdirs, "user_cache_dir", lambda *words, **more: str(tmp_path))
+    assert environments.make_environment("oldest") == environments.make_environment("oldest")
+    assert len(made) == 1
+    monkeypatch.setattr(environments, "find_python", lambda version: None)
+    with pytest.raises(SystemExit, match=r"Found no Python 3\.11"):
+        environments.make_environment("oldest")
