@@ -18,6 +18,8 @@ SETS = {
         "views": 1,
         "optimizers": "sgd",
         "units": "8",
+        "members": 1,
+        "better_epochs": 1,
     },
     "odd": {
         "data": TINY + ",seed=2",
@@ -30,6 +32,8 @@ SETS = {
         "views": 3,
         "optimizers": "adam,sgd",
         "units": "3,17",
+        "members": 2,
+        "better_epochs": 2,
     },
 }
 LESSONS = find_lessons(ROOT)

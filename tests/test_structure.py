@@ -31,7 +31,7 @@ FLOORS = [
     {"sources", "download", "phantom", "radiograph"},
     {"dataset"},
     {"decode", "pixels"},
-    {"augment", "models", "training", "weights"},
+    {"augment", "better", "models", "training", "weights"},
     {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts"},
     {"lessons", "cache", "doctor", "run"},
     {"__main__"},
