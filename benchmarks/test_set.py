@@ -17,8 +17,8 @@ from xrayhelpers import better, dataset, evaluate, pixels, sources
 LOG = ROOT / "docs" / "test-set-log.md"
 # Finished candidates: size of the pictures, and what `better.train_average` is called with.
 CANDIDATES: dict[str, dict] = {
-    "small-cnn": {"size": 32, "members": 1, "epochs": 15},
-    "small-cnn-x5": {"size": 32, "members": 5, "epochs": 15},
+    "narrow-cnn": {"size": 32, "members": 1, "epochs": 15, "filters": (16, 32, 64, 64)},
+    "narrow-cnn-x3": {"size": 32, "members": 3, "epochs": 15, "filters": (16, 32, 64, 64)},
 }
 MEASURES = ("roc_auc", "accuracy", "sensitivity", "specificity")
 TITLES = "date (UTC)", "candidate", "why", "images", "threshold", *(name.replace("_", " ") for name in MEASURES)
@@ -48,7 +48,7 @@ def prepare(candidate: str, train: pd.DataFrame, seeds: int, folder: Path) -> tu
     """Train on train alone: threshold on the pseudo-batches, then `seeds` averages. What is trained is not repeated."""
     settings = dict(CANDIDATES[candidate])
     images = pixels.load_pixels(train, settings.pop("size"), channels=1, interpolation="area")
-    held = better.held_out_scores(images, train, **settings, folder=folder)
+    held = better.held_out_scores(images, train, **{**settings, "members": 1}, folder=folder)
     threshold = evaluate.choose_threshold(held["label"], held["score"], rule="sensitivity", at_least=SENSITIVITY)
     labels = train["label"].to_numpy()
     return threshold, [better.train_average(images, labels, **settings, seed=s, folder=folder) for s in range(seeds)]
@@ -73,7 +73,7 @@ def main(candidate, why, data, seeds, train_only, log, folder) -> None:
     """Train a finished candidate on train alone, look at the test set once, and append the look to the log."""
     check_free(log, candidate)
     index = dataset.load_index(sources.open_data(data).folder)
-    threshold, models = prepare(candidate, index[index["split"] == "train"], seeds, folder / candidate)
+    threshold, models = prepare(candidate, index[index["split"] == "train"], seeds, folder)
     if train_only:
         click.echo(
             f"{candidate}: {seeds} seeds are trained, threshold {threshold:.3f}; the test set was not looked at."
@@ -89,7 +89,7 @@ def main(candidate, why, data, seeds, train_only, log, folder) -> None:
     with log.open("a", encoding="utf-8") as file:
         file.write(f"| {' | '.join(row)} |\n")
     names = test[["name", "label", "patient", "cause"]].reset_index(drop=True)
-    names.join(pd.DataFrame(np.transpose(scores))).to_csv(folder / candidate / "scores.csv", index=False)
+    names.join(pd.DataFrame(np.transpose(scores))).to_csv(folder / f"{candidate}.csv", index=False)
     click.echo("\n".join(f"{title}: {cell}" for title, cell in zip(TITLES, row, strict=True)))
 
 
