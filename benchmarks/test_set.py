@@ -15,10 +15,13 @@ from benchmarks.measure import ROOT
 from xrayhelpers import better, dataset, evaluate, pixels, sources
 
 LOG = ROOT / "docs" / "test-set-log.md"
-# Finished candidates: size of the pictures, and what `better.train_average` is called with.
-CANDIDATES: dict[str, dict] = {
-    "narrow-cnn": {"size": 32, "members": 1, "epochs": 15, "filters": (16, 32, 64, 64)},
-    "narrow-cnn-x3": {"size": 32, "members": 3, "epochs": 15, "filters": (16, 32, 64, 64)},
+# Finished candidates: networks and heads (either may be missing); where both are there, their scores are averaged.
+NARROW = {"size": 32, "members": 1, "epochs": 15, "filters": (16, 32, 64, 64)}
+HEADS = {"size": 32, "members": 10, "block": 3, "strength": 0.1}
+CANDIDATES: dict[str, dict[str, dict]] = {
+    "vgg16-heads": {"heads": HEADS},
+    "narrow-cnn": {"networks": NARROW},
+    "both": {"networks": NARROW, "heads": HEADS},
 }
 MEASURES = ("roc_auc", "accuracy", "sensitivity", "specificity")
 TITLES = "date (UTC)", "candidate", "why", "images", "threshold", *(name.replace("_", " ") for name in MEASURES)
@@ -44,14 +47,62 @@ def check_free(log: Path, candidate: str) -> None:
         raise click.ClickException(f"{log.name} holds {len(names)} looks; expected at most {MOST_LOOKS} candidates.")
 
 
-def prepare(candidate: str, train: pd.DataFrame, seeds: int, folder: Path) -> tuple[float, list]:
-    """Train on train alone: threshold on the pseudo-batches, then `seeds` averages. What is trained is not repeated."""
-    settings = dict(CANDIDATES[candidate])
-    images = pixels.load_pixels(train, settings.pop("size"), channels=1, interpolation="area")
-    held = better.held_out_scores(images, train, **{**settings, "members": 1}, folder=folder)
-    threshold = evaluate.choose_threshold(held["label"], held["score"], rule="sensitivity", at_least=SENSITIVITY)
-    labels = train["label"].to_numpy()
-    return threshold, [better.train_average(images, labels, **settings, seed=s, folder=folder) for s in range(seeds)]
+class Networks:
+    """Networks on grey pictures; `rows` are positions in the index."""
+
+    def __init__(self, index: pd.DataFrame, folder: Path, *, size: int, **settings) -> None:
+        self.images = pixels.load_pixels(index, size, channels=1, interpolation="area")
+        self.labels, self.settings = index["label"].to_numpy(), {**settings, "folder": folder}
+
+    def train(self, rows: np.ndarray, seed: int) -> list:
+        """Learn from these rows."""
+        return better.train_average(self.images[rows], self.labels[rows], **self.settings, seed=seed)
+
+    def score(self, models: list, rows: np.ndarray) -> np.ndarray:
+        """Probability of pneumonia of these rows."""
+        return better.predict_average(models, self.images[rows])
+
+
+class Heads:
+    """Heads on VGG16's pooled features. Those of test images are made only when they are scored."""
+
+    def __init__(self, index: pd.DataFrame, folder: Path, *, size: int, block: int, **settings) -> None:
+        self.index, self.folder, self.block, self.settings = index, folder, block, settings
+        self.images = pixels.load_pixels(index, size, interpolation="area")
+        self.kept: dict[str, np.ndarray] = {}
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Features of a whole split are made at once and kept; then rows are taken."""
+        (split,) = set(self.index["split"].iloc[rows])
+        whole = np.flatnonzero(self.index["split"] == split)
+        if split not in self.kept:
+            self.kept[split] = better.pooled_features(self.images[whole], self.block, folder=self.folder)
+        return self.kept[split][np.searchsorted(whole, rows)]
+
+    def train(self, rows: np.ndarray, seed: int) -> list:
+        """Learn from these rows."""
+        return better.train_heads(self.features(rows), self.index.iloc[rows], **self.settings, seed=seed)
+
+    def score(self, models: list, rows: np.ndarray) -> np.ndarray:
+        """Probability of pneumonia of these rows."""
+        return better.predict_heads(models, self.features(rows))
+
+
+KINDS = {"networks": Networks, "heads": Heads}
+
+
+def held_out(parts: list, index: pd.DataFrame) -> pd.DataFrame:
+    """Score the pseudo-batches of train with models that never saw them (see `better.held_out_scores`)."""
+    train = np.flatnonzero(index["split"] == "train")
+
+    def score(learn: np.ndarray, held: np.ndarray) -> np.ndarray:
+        return np.mean([part.score(part.train(train[learn], 0), train[held]) for part in parts], axis=0)
+
+    return better.held_out_scores(index.iloc[train], score)
+
+
+def make_parts(settings: dict[str, dict], index: pd.DataFrame, folder: Path) -> list:
+    return [KINDS[kind](index, folder, **how) for kind, how in settings.items()]
 
 
 def describe(tables: list[pd.DataFrame], name: str) -> str:
@@ -73,15 +124,18 @@ def main(candidate, why, data, seeds, train_only, log, folder) -> None:
     """Train a finished candidate on train alone, look at the test set once, and append the look to the log."""
     check_free(log, candidate)
     index = dataset.load_index(sources.open_data(data).folder)
-    threshold, models = prepare(candidate, index[index["split"] == "train"], seeds, folder)
+    parts = make_parts(CANDIDATES[candidate], index, folder)
+    held = held_out(parts, index)
+    threshold = evaluate.choose_threshold(held["label"], held["score"], rule="sensitivity", at_least=SENSITIVITY)
+    train, rows = (np.flatnonzero(index["split"] == split) for split in ("train", "test"))
+    models = [[part.train(train, seed) for part in parts] for seed in range(seeds)]
     if train_only:
         click.echo(
             f"{candidate}: {seeds} seeds are trained, threshold {threshold:.3f}; the test set was not looked at."
         )
         return
-    test = index[index["split"] == "test"]
-    images = pixels.load_pixels(test, CANDIDATES[candidate]["size"], channels=1, interpolation="area")
-    scores = [better.predict_average(members, images) for members in models]
+    test = index.iloc[rows]
+    scores = [np.mean([p.score(m, rows) for p, m in zip(parts, found, strict=True)], axis=0) for found in models]
     tables = [evaluate.measure(test["label"], s, threshold, test["patient"]) for s in scores]
     counted = f"{len(test)} ({dataset.fingerprint(index)})"
     row = [f"{datetime.now(UTC):%Y-%m-%d %H:%M}", candidate, " ".join(why.replace("|", "/").split()), counted]

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xrayhelpers import better, dataset, pixels
+from xrayhelpers import better, dataset, models, pixels
+from xrayhelpers._quiet import keras
+from xrayhelpers.weights import VGG16Weights
 
 TINY = {"members": 2, "epochs": 1, "filters": (4, 8)}
 
@@ -96,15 +98,52 @@ def test_pseudo_batches_need_two_patients_of_each_class():
         better.pseudo_batches(pd.DataFrame({"patient": ["IM-1", "person1", "person2"], "label": [0, 1, 1]}))
 
 
-def test_held_out_scores_come_from_networks_that_never_saw_the_patient(train, cache, monkeypatch):
-    images = pixels.load_pixels(train, 16, channels=1, interpolation="area")
-    numbered = np.arange(len(train), dtype=np.uint8)[:, None, None, None] + np.zeros_like(images)
-    learnt = []
-    monkeypatch.setattr(better, "train_average", lambda pixels, labels, **_: learnt.append(pixels[:, 0, 0, 0]))
-    monkeypatch.setattr(better, "predict_average", lambda models, pixels: pixels[:, 0, 0, 0] / 255)
-    table = better.held_out_scores(numbered, train)
+def test_held_out_scores_come_from_networks_that_never_saw_the_patient(train):
+    seen = []
+
+    def score(learn, held):
+        seen.append((learn, held))
+        return held / 100
+
+    table = better.held_out_scores(train, score)
     assert list(table) == ["label", "patient", "fold", "score"]
-    for seen, (_, part) in zip(learnt, table.groupby("fold", sort=False), strict=True):
-        assert len(seen) + len(part) == len(train)
-        assert not set(train["patient"].iloc[seen]) & set(part["patient"])
-        np.testing.assert_array_equal(train["label"].iloc[(part["score"] * 255).round().astype(int)], part["label"])
+    for (learn, held), (_, part) in zip(seen, table.groupby("fold", sort=False), strict=True):
+        assert sorted([*learn, *held]) == list(range(len(train)))
+        assert not set(train["patient"].iloc[learn]) & set(part["patient"])
+        np.testing.assert_array_equal(part["score"], held / 100)
+        np.testing.assert_array_equal(part["label"], train["label"].iloc[held])
+
+
+def test_pooled_features_are_vgg16s_and_the_same_for_a_mirror_image(train, cache):
+    arrays = models.report_vgg16(32, units=1, weights=None, seed=1).get_weights()[:26]
+    weights = VGG16Weights(tuple(arrays), "random", "")
+    images = pixels.load_pixels(train.iloc[:5], 32, interpolation="area")
+    features = better.pooled_features(images, block=2, weights=weights)
+    assert features.shape == (5, 128)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(better.pooled_features(images[:, :, ::-1], block=2, weights=weights), features)
+    reference = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    reference.set_weights(arrays)
+    block = keras.Model(reference.input, reference.get_layer("block2_pool").output)
+    sides = [
+        block(keras.applications.vgg16.preprocess_input(np.array(x, np.float32))) for x in (images, images[:, :, ::-1])
+    ]
+    np.testing.assert_allclose(features, np.mean(sides, axis=(0, 2, 3)), rtol=2e-3, atol=1e-2)  # kept as float16
+
+
+def test_heads_learn_repeat_themselves_and_differ_by_seed(train):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(train), 6)) + 2 * train["label"].to_numpy()[:, None]
+    heads = better.train_heads(features, train, members=3)
+    scores = better.predict_heads(heads, features)
+    assert len(heads) == 3
+    assert scores.shape == (len(train),)
+    assert scores[train["label"] == 1].min() > scores[train["label"] == 0].max()
+    np.testing.assert_array_equal(
+        better.predict_heads(better.train_heads(features, train, members=3), features), scores
+    )
+    assert not np.array_equal(
+        better.predict_heads(better.train_heads(features, train, members=3, seed=1), features), scores
+    )
+    weak, strong = (better.train_heads(features, train, members=1, strength=c)[0][-1].coef_ for c in (1e-3, 1))
+    assert np.abs(weak).sum() < np.abs(strong).sum()

@@ -31,8 +31,8 @@ FLOORS = [
     {"sources", "download", "phantom", "radiograph"},
     {"dataset"},
     {"decode", "pixels"},
-    {"augment", "better", "models", "training", "weights"},
-    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts"},
+    {"augment", "models", "training", "weights"},
+    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "better"},
     {"lessons", "cache", "doctor", "run"},
     {"__main__"},
 ]

@@ -16,7 +16,7 @@ from benchmarks import test_set as looks  # noqa: E402
 @pytest.fixture
 def look(phantom_root, cache, tmp_path, monkeypatch):
     """Take a look at the phantom's test set with a tiny candidate; the log is a copy without its looks."""
-    tiny = {"size": 16, "members": 1, "epochs": 1, "filters": (4,)}
+    tiny = {"networks": {"size": 16, "members": 1, "epochs": 1, "filters": (4,)}}
     monkeypatch.setattr(looks, "CANDIDATES", {name: tiny for name in ("one", "two", "three", "four")})
     log = tmp_path / "log.md"
     opening, _, table = looks.LOG.read_text("utf-8").partition("## Looks\n")

@@ -1,4 +1,4 @@
-"""The better model: an average of small networks on small pictures, chosen on pseudo-batches.
+"""The better model: small networks, or borrowed features, on small pictures, chosen on pseudo-batches.
 
 The normal films of the official test set come from another batch than those of train. A validation drawn at random from
 train cannot see that, and the better a network fits train, the more of the batch it learns. So: few pixels, few
@@ -7,17 +7,32 @@ parameters, and a validation whose normal films are another batch as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from xrayhelpers._quiet import keras
-from xrayhelpers.models import _starting_values, compile_binary, compute_dtype
-from xrayhelpers.training import predict, train
+from xrayhelpers.augment import NONE
+from xrayhelpers.intervals import check_scores, patient_weights
+from xrayhelpers.models import _starting_values, compile_binary, compute_dtype, report_vgg16
+from xrayhelpers.training import kept_features, predict, train
+from xrayhelpers.weights import VGG16Weights
 
-__all__ = ["held_out_scores", "predict_average", "pseudo_batches", "small_cnn", "train_average"]
+__all__ = [
+    "held_out_scores",
+    "pooled_features",
+    "predict_average",
+    "predict_heads",
+    "pseudo_batches",
+    "small_cnn",
+    "train_average",
+    "train_heads",
+]
 
 
 def small_cnn(
@@ -164,27 +179,89 @@ def pseudo_batches(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(folds, index=rows.index, dtype=bool)
 
 
-def held_out_scores(pixels: np.ndarray, rows: pd.DataFrame, **how) -> pd.DataFrame:
-    """Train on what each fold of `pseudo_batches` leaves, and score what it holds out.
+def held_out_scores(
+    rows: pd.DataFrame, score: Callable[[np.ndarray, np.ndarray], np.ndarray], seed: int = 0
+) -> pd.DataFrame:
+    """Learn from what each fold of `pseudo_batches` leaves, and score what it holds out.
 
     Parameters
     ----------
-    pixels : numpy.ndarray
-        uint8 (N, S, S, C), the images of `rows`.
     rows : DataFrame
         Training rows of the index.
-    **how
-        As for `train_average`; `seed` also decides the folds' pneumonia patients.
+    score : callable
+        Takes the positions of the rows to learn from and of those held out; returns the scores of the latter.
+    seed : int
+        As in `pseudo_batches`.
 
     Returns
     -------
     DataFrame
-        One row a fold and held-out image: fold, label, patient, score. The threshold is chosen on these.
+        One row a fold and held-out image: label, patient, fold, score. The threshold is chosen on these.
     """
-    labels, parts = rows["label"].to_numpy(), []
-    for fold, held in pseudo_batches(rows, how.get("seed", 0)).items():
-        away = held.to_numpy()
-        models = train_average(pixels[~away], labels[~away], **how)
-        scores = predict_average(models, pixels[away])
-        parts.append(rows.loc[away, ["label", "patient"]].assign(fold=fold, score=scores))
+    parts = []
+    for fold, held in pseudo_batches(rows, seed).items():
+        away = np.flatnonzero(held)
+        part = rows.iloc[away][["label", "patient"]]
+        parts.append(part.assign(fold=fold, score=score(np.flatnonzero(~held), away)))
     return pd.concat(parts)
+
+
+def pooled_features(
+    pixels: np.ndarray, block: int = 3, weights: str | VGG16Weights = "imagenet", folder: str | Path | None = None
+) -> np.ndarray:
+    """Run VGG16 up to the end of a block, once an image, and average over the picture and its mirror image.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        uint8 (N, S, S, 3), S at least 32.
+    block : int
+        1 to 5: 64, 128, 256, 512, 512 features.
+    weights, folder
+        See `models.report_vgg16` and `training.kept_features`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (N, features).
+    """
+    vgg16 = report_vgg16(pixels.shape[1], units=1, trainable_layers=0, weights=weights)
+    answer = keras.layers.GlobalAveragePooling2D()(vgg16.get_layer(f"block{block}_pool").output)
+    frozen = keras.Model(vgg16.inputs[0], answer)
+    how = {"augmentation": NONE, "preprocess": keras.applications.vgg16.preprocess_input, "folder": folder}
+    sides = [kept_features(frozen, side, **how)[0] for side in (pixels, pixels[:, :, ::-1])]
+    return np.mean(sides, axis=0, dtype=np.float32)
+
+
+def train_heads(
+    features: np.ndarray, rows: pd.DataFrame, *, members: int = 10, strength: float = 0.1, seed: int = 0
+) -> list[Pipeline]:
+    """Fit logistic regressions, each on patients drawn with replacement (bagging; Breiman, 1996).
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        float (N, features), of `rows`: label and patient.
+    members : int
+        How many are fitted.
+    strength : float
+        Inverse strength of the L2 penalty on standardised features: smaller is simpler.
+    seed : int
+        Decides the patients.
+
+    Returns
+    -------
+    list of sklearn.pipeline.Pipeline
+        To be scored by `predict_heads`.
+    """
+    labels, _, patients = check_scores(rows["label"], np.zeros(len(rows)), rows["patient"])
+    heads = []
+    for weight in patient_weights(labels, patients, members, seed):
+        head = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=300))
+        heads.append(head.fit(features, labels, logisticregression__sample_weight=weight))
+    return heads
+
+
+def predict_heads(heads: Sequence[Pipeline], features: np.ndarray) -> np.ndarray:
+    """Score features by the mean of all heads: float32 (N,), in [0, 1]."""
+    return np.mean([head.predict_proba(features)[:, 1] for head in heads], axis=0).astype(np.float32)
