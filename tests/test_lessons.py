@@ -28,6 +28,8 @@ SETS = {
         "seeds": 1,
         "optimizers": "sgd",
         "units": "8",
+        "members": 1,
+        "better_epochs": 1,
     },
     "odd": {
         "data": TINY + ",seed=2",
@@ -41,6 +43,8 @@ SETS = {
         "seeds": 2,
         "optimizers": "adam,sgd",
         "units": "3,17",
+        "members": 2,
+        "better_epochs": 2,
     },
 }
 LESSONS = find_lessons(ROOT)

@@ -32,7 +32,7 @@ FLOORS = [
     {"dataset"},
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
-    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "play", "cards"},
+    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "play", "cards", "better"},
     {"lessons", "cache", "checks", "doctor", "run", "sweep"},
     {"__main__"},
 ]
