@@ -6,12 +6,11 @@ No test image is opened. Killed, it goes on where it was. docs/test-set-log.md h
 from pathlib import Path
 
 import click
-import numpy as np
 import pandas as pd
 
 from benchmarks.measure import ROOT
 from benchmarks.test_set import held_out, make_parts
-from xrayhelpers import dataset, intervals, sources
+from xrayhelpers import better, dataset, sources
 
 NETWORK = {"size": 32, "members": 1, "epochs": 15}
 NARROW = {**NETWORK, "filters": (16, 32, 64, 64)}
@@ -30,19 +29,6 @@ VARIANTS: dict[str, dict[str, dict]] = {
 }
 
 
-def areas(train: pd.DataFrame, held: pd.DataFrame, n_resamples: int = 300) -> dict[str, float]:
-    """ROC AUC of each fold, their mean, and its standard error over resamples of the patients of train."""
-    labels, _, patients = intervals.check_scores(train["label"], np.zeros(len(train)), train["patient"])
-    weights = np.vstack([np.ones(len(train)), intervals.patient_weights(labels, patients, n_resamples, 0)])
-    found = {}
-    for fold, part in held.groupby("fold", sort=False):
-        away = train.index.get_indexer(part.index)
-        told = intervals.weighted_metrics(part["label"].to_numpy(), part["score"].to_numpy(), 0.5, weights[:, away])
-        found[fold] = told["roc_auc"]
-    mean = np.mean(list(found.values()), axis=0)
-    return {fold: values[0] for fold, values in found.items()} | {"mean": mean[0], "error": mean[1:].std()}
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--data", required=True, help="A chest_xray folder, or phantom.")
 @click.option("--only", multiple=True, help="Names of variants.  [default: all]")
@@ -56,7 +42,7 @@ def main(data, only, folder) -> None:
         raise click.BadParameter(f"{sorted(unknown)} unknown; expected some of {list(VARIANTS)}.")
     for name in only or VARIANTS:
         held = held_out(make_parts(VARIANTS[name], train, folder), train)
-        rows[name] = areas(train, held)
+        rows[name] = better.fold_areas(train, held)
         click.echo(f"{name}: {rows[name]['mean']:.4f}")
     click.echo(pd.DataFrame(rows).T.sort_values("mean", ascending=False).to_markdown(floatfmt=".4f"))
 

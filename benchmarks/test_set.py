@@ -37,6 +37,8 @@ def rows_of(log: Path) -> list[list[str]]:
 def check_free(log: Path, candidate: str) -> None:
     """Refuse a look from inside a lesson's run, a second look at a candidate, and a fourth candidate."""
     names = [row[1] for row in rows_of(log)]
+    if candidate not in CANDIDATES:
+        raise click.UsageError(f"Found --candidate {candidate}; expected one of {', '.join(CANDIDATES)}.")
     if os.environ.get("XRAYS_RUN"):
         raise click.ClickException(
             "Found XRAYS_RUN, so this is a lesson's run; a look is taken from a shell without it."
@@ -113,7 +115,7 @@ def describe(tables: list[pd.DataFrame], name: str) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--candidate", required=True, type=click.Choice(sorted(CANDIDATES)))
+@click.option("--candidate", required=True, help="A name in CANDIDATES.")
 @click.option("--why", required=True, help="What was chosen, and on which validation.")
 @click.option("--data", required=True, help="A chest_xray folder, or phantom.")
 @click.option("--seeds", default=5, type=click.IntRange(5))

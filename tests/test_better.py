@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from xrayhelpers import better, dataset, models, pixels
 from xrayhelpers._quiet import keras
@@ -138,7 +139,7 @@ def test_heads_learn_repeat_themselves_and_differ_by_seed(train):
     scores = better.predict_heads(heads, features)
     assert len(heads) == 3
     assert scores.shape == (len(train),)
-    assert scores[train["label"] == 1].min() > scores[train["label"] == 0].max()
+    assert roc_auc_score(train["label"], scores) > 0.95
     np.testing.assert_array_equal(
         better.predict_heads(better.train_heads(features, train, members=3), features), scores
     )
@@ -147,3 +148,16 @@ def test_heads_learn_repeat_themselves_and_differ_by_seed(train):
     )
     weak, strong = (better.train_heads(features, train, members=1, strength=c)[0][-1].coef_ for c in (1e-3, 1))
     assert np.abs(weak).sum() < np.abs(strong).sum()
+
+
+def test_fold_areas_are_those_of_scikit_learn(train):
+    rng = np.random.default_rng(0)
+    held = better.held_out_scores(train, lambda learn, held: rng.random(len(held)))
+    areas = better.fold_areas(train, held)
+    expected = [roc_auc_score(part["label"], part["score"]) for _, part in held.groupby("fold", sort=False)]
+    np.testing.assert_allclose(areas.iloc[:3], expected)
+    assert areas["mean"] == pytest.approx(np.mean(expected))
+    assert 0.01 < areas["error"] < 0.3
+    perfect = better.fold_areas(train, held.assign(score=held["label"].astype(float)))
+    assert perfect["mean"] == pytest.approx(1)
+    assert perfect["error"] == pytest.approx(0, abs=1e-9)

@@ -18,12 +18,13 @@ from sklearn.preprocessing import StandardScaler
 
 from xrayhelpers._quiet import keras
 from xrayhelpers.augment import NONE
-from xrayhelpers.intervals import check_scores, patient_weights
+from xrayhelpers.intervals import check_scores, patient_weights, weighted_metrics
 from xrayhelpers.models import _starting_values, compile_binary, compute_dtype, report_vgg16
 from xrayhelpers.training import kept_features, predict, train
 from xrayhelpers.weights import VGG16Weights
 
 __all__ = [
+    "fold_areas",
     "held_out_scores",
     "pooled_features",
     "predict_average",
@@ -265,3 +266,25 @@ def train_heads(
 def predict_heads(heads: Sequence[Pipeline], features: np.ndarray) -> np.ndarray:
     """Score features by the mean of all heads: float32 (N,), in [0, 1]."""
     return np.mean([head.predict_proba(features)[:, 1] for head in heads], axis=0).astype(np.float32)
+
+
+def fold_areas(rows: pd.DataFrame, held: pd.DataFrame, n_resamples: int = 300) -> pd.Series:
+    """ROC AUC of each fold, their `mean`, and its standard `error` over resamples of the patients.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Training rows of the index.
+    held : DataFrame
+        What `held_out_scores` returned for them.
+    n_resamples : int
+        The folds are scored on the same resamples, as they share patients.
+    """
+    labels, _, patients = check_scores(rows["label"], np.zeros(len(rows)), rows["patient"])
+    weights = np.vstack([np.ones(len(rows)), patient_weights(labels, patients, n_resamples, 0)])
+    areas = {}
+    for fold, part in held.groupby("fold", sort=False):
+        drawn = weights[:, rows.index.get_indexer(part.index)]
+        areas[fold] = weighted_metrics(part["label"].to_numpy(), part["score"].to_numpy(), 0.5, drawn)["roc_auc"]
+    mean = np.mean(list(areas.values()), axis=0)
+    return pd.Series({fold: area[0] for fold, area in areas.items()} | {"mean": mean[0], "error": mean[1:].std()})
