@@ -244,7 +244,7 @@ def test_import_is_light_and_quiet():
 
 
 def test_modules_without_networks_do_not_load_tensorflow():
-    networks = {"_quiet", "augment", "models", "training", "weights", "explain", "study"}
+    networks = {"_quiet", "augment", "better", "models", "training", "weights", "explain", "study"}
     light = [path.stem for path in MODULES if path.stem not in networks]
     code = f"import importlib, sys\nfor name in {light}:\n    importlib.import_module('xrayhelpers.' + name)\n"
     code += "    assert 'tensorflow' not in sys.modules, name"
