@@ -89,7 +89,7 @@ def train(
     settings |= {"preprocess": _name_of(preprocess), "class_weight": class_weight and sorted(class_weight.items())}
     has_views = pixels.ndim == len(model.input_shape) + 1
     settings |= {"best_epoch": True} if best_epoch else {}
-    checkpoint, held, key, rows, kept = None, contextlib.nullcontext(), "", [], []
+    checkpoint, held, key = None, contextlib.nullcontext(), ""
     if folder is not None:
         key = _key(model, [(pixels, labels), validation], settings)
         checkpoint = Path(folder) / f"{name}-{key[:12]}"
@@ -97,8 +97,7 @@ def train(
         held = FileLock(f"{checkpoint}.lock")  # who asks for a training that another process is at, waits for it
     steps = -(-len(labels) // batch_size)
     with held, sources.progress(total=epochs * steps, desc=name, unit="batch") as bar:
-        if checkpoint is not None:
-            rows, kept = _restore(model, checkpoint, key, epochs)
+        rows, kept = _restore(model, checkpoint, key, epochs) if checkpoint is not None else ([], [])
         if rows:
             left = f"continuing with epoch {len(rows) + 1}" if len(rows) < epochs else "nothing left to train"
             print(f"{name}: {len(rows)} of {epochs} epochs were already trained, {left}.")
@@ -379,9 +378,8 @@ def save_model(model: keras.Model, path: str | Path, card: dict) -> Path:
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     model.save(temporary)
     versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.version()}
-    checksum = _sha256(temporary)
     temporary.replace(path)
-    _write_json(path.with_suffix(".json"), {**card, "versions": versions, "sha256": checksum})
+    _write_json(path.with_suffix(".json"), {**card, "versions": versions, "sha256": _sha256(path)})
     return path
 
 
