@@ -93,8 +93,8 @@ def train(
     if folder is not None:
         key = _key(model, [(pixels, labels), validation], settings)
         checkpoint = Path(folder) / f"{name}-{key[:12]}"
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(f"{checkpoint}.lock")  # who asks for a training that another process is at, waits for it
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        held = FileLock(checkpoint / "lock")  # who asks for a training that another process is at, waits for it
     steps = -(-len(labels) // batch_size)
     with held, sources.progress(total=epochs * steps, desc=name, unit="batch") as bar:
         rows, kept = _restore(model, checkpoint, key, epochs) if checkpoint is not None else ([], [])
@@ -201,7 +201,6 @@ def _key(model: keras.Model, data: Sequence[Labelled | None], settings: dict) ->
 
 def _commit(model: keras.Model, folder: Path, key: str, rows: list[dict], kept: Sequence[np.ndarray]) -> None:
     """Write the state after an epoch; the rename of ``checkpoint.json`` is the moment it counts."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = folder / f"epoch-{len(rows):04d}.npz"
     temporary = state.with_suffix(".tmp")
     with temporary.open("wb") as file:
