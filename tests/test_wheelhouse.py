@@ -67,7 +67,7 @@ def test_installation_without_network(stick, tmp_path):
     python = tmp_path / "lessons" / ".venv" / "bin" / "python"
     code = "import json, tqdm, xrayhelpers; from xrayhelpers import sources; "
     code += "print(json.dumps([tqdm.__version__, xrayhelpers.__file__]))"
-    said = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     version, place = json.loads(said.stdout)
     assert f"tqdm=={version}\n" in (ROOT / "constraints.txt").read_text()
     assert place == str(tmp_path / "lessons" / "xrayhelpers" / "__init__.py")
