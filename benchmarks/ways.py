@@ -446,7 +446,7 @@ def search(
         table = tuning.search(objective, grid(), name="grid", storage=storage)
     else:
         how = {"n_more": 40, "space": space, "pruner": "median", "max_seconds": seconds, "seed": seed}
-        table = tuning.search(objective, [], name="pruned", storage=storage, **how)
+        table = tuning.search(objective, [], name="pruned", settings={"seed": seed}, storage=storage, **how)
     figures = {"wall_seconds": clock.lap(), "training_seconds": sum(trained), "epochs": len(trained)}
     return figures | {"trials": len(table), "best_val_auc": table["score"].max()}
 

@@ -139,7 +139,7 @@ def test_summary_holds_what_must_be_reached(tmp_path):
     ratios = measure.compare(table, [Ratio("a", "b", "s", 3.5), Ratio("b", "a", "s")])
     measure.write_section("1-x-copies", "t", {"data": "copies: 9 images", "note": ""}, table, ratios, tmp_path)
     lines = measure.write_summary(tmp_path).read_text().splitlines()
-    assert lines[2:] == ["| 1 | copies | a / b | s | 3 | at least 3.5 | no | 3.0 to 3.0 |"]
+    assert lines[2:] == ["| 1 | copies | a / b | s | 3 | 3.0 to 3.0 | at least 3.5 | no |"]
 
 
 def test_the_docs_show_what_was_measured():

@@ -78,8 +78,9 @@ def install(settings: dict) -> str:
     address = f"git+https://github.com/{settings['project']['repository']}@{settings['project']['branch']}"
     return (
         "import importlib.util\n\n"
-        'if importlib.util.find_spec("xrayhelpers") is None:  # on Colab: fetch what is missing\n'
-        f"    %pip install -q {address}"
+        'if importlib.util.find_spec("xrayhelpers") is None:  # on Colab: fetch what is missing, change nothing else\n'
+        "    !pip list --format=freeze > have.txt\n"
+        f"    %pip install -q -c have.txt {address}"
     )
 
 
