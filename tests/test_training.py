@@ -194,7 +194,8 @@ def test_a_damaged_checkpoint_is_never_used(data, tmp_path, damage, capsys):
 
 def test_one_checkpoint_is_kept(data, tmp_path):
     training.train(small_model(), *data, epochs=3, folder=tmp_path)
-    assert sorted(path.name for path in next(tmp_path.iterdir()).iterdir()) == ["checkpoint.json", "epoch-0003.npz"]
+    kept = sorted(path.name for path in next(tmp_path.iterdir()).iterdir())
+    assert kept == ["checkpoint.json", "epoch-0003.npz", "lock"]
 
 
 KILLED_RUN = """
