@@ -26,15 +26,15 @@ TEST_FILES := tests $(LESSONS)
 run: $(VENV)/.ready
 	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
-test: lint test-oldest test-colab chromium
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
+test: lint chromium
+	$(BIN)/python -m pytest -q -rfEs -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
 
 test-fast: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" tests
 
 # The site and every lesson in JupyterLab, in Chromium. Pictures of what failed: build/screenshots.
 test-browser: $(VENV)/.ready-dev chromium
-	$(BIN)/python -m pytest -q -rs -m browser tests
+	$(BIN)/python -m pytest -q -rfEs -m browser tests
 
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \

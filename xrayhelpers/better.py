@@ -283,8 +283,9 @@ def fold_areas(rows: pd.DataFrame, held: pd.DataFrame, n_resamples: int = 300) -
     labels, _, patients = check_scores(rows["label"], np.zeros(len(rows)), rows["patient"])
     weights = np.vstack([np.ones(len(rows)), patient_weights(labels, patients, n_resamples, 0)])
     areas = {}
-    for fold, part in held.groupby("fold", sort=False):
-        drawn = weights[:, rows.index.get_indexer(part.index)]
-        areas[fold] = weighted_metrics(part["label"].to_numpy(), part["score"].to_numpy(), 0.5, drawn)["roc_auc"]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of few patients, a resample may miss a class in a fold
+        for fold, part in held.groupby("fold", sort=False):
+            drawn = weights[:, rows.index.get_indexer(part.index)]
+            areas[fold] = weighted_metrics(part["label"].to_numpy(), part["score"].to_numpy(), 0.5, drawn)["roc_auc"]
     mean = np.mean(list(areas.values()), axis=0)
-    return pd.Series({fold: area[0] for fold, area in areas.items()} | {"mean": mean[0], "error": mean[1:].std()})
+    return pd.Series({fold: area[0] for fold, area in areas.items()} | {"mean": mean[0], "error": np.nanstd(mean[1:])})
