@@ -3,7 +3,7 @@
 # make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
 # make docs     the site, without a network      make test-browser the site and the lessons in Chromium
 # make author   write openings, exercises and quizzes into the lessons, from docs/*.toml and notebooks/solutions
-# make test-oldest, make test-colab   parts of it: the oldest versions allowed, and Colab's
+# make test-oldest, make test-colab   the oldest versions allowed, and those of Colab, in environments of their own
 # make wheelhouse   everything for a computer without network, in one folder
 # Without make (Windows): see README, the same through `python -m xrayhelpers run`.
 
