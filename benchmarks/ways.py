@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -251,15 +252,15 @@ class Bill:
     """Add up seconds: `work` grows with the images and epochs, `fixed` (building, tracing) does not."""
 
     def __init__(self, scale: float) -> None:
-        self.scale, self.clock, self.seconds = scale, Clock(), {}
+        self.scale, self.clock, self.seconds = scale, Clock(), defaultdict(float)
 
     def fixed(self, stage: str) -> None:
         """Book the time since the last entry as it is."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + self.clock.lap()
+        self.seconds[stage] += self.clock.lap()
 
     def work(self, stage: str, times: float = 1) -> None:
         """Book the time since the last entry, scaled to all images, and to `times` epochs."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + self.clock.lap() * self.scale * times
+        self.seconds[stage] += self.clock.lap() * self.scale * times
 
     def epochs(self, stage: str, history: pd.DataFrame, times: float = 1) -> None:
         """Book a training: its epochs as work; checkpoints and the like, which cost the same for any number of images,
@@ -267,7 +268,7 @@ class Bill:
         """
         worked, lap = history["seconds"].sum(), self.clock.lap()
         booked = (worked * self.scale + lap - worked) * times
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + booked
+        self.seconds[stage] += booked
 
     def figures(self) -> dict:
         """Seconds by stage, and of all."""

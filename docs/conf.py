@@ -10,6 +10,7 @@ from myst_nb.core.render import NbElementRenderer
 from sphinx.util.matching import patfilter
 
 import xrayhelpers
+from xrayhelpers.lessons import WIDGET_VIEW
 
 project = "Chest X-ray lessons"
 version = release = xrayhelpers.__version__
@@ -35,7 +36,7 @@ PAGES = {
 # ------------------------------------------------------------------------------------------------ lessons
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
-nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
+nb_mime_priority_overrides = [("*", WIDGET_VIEW, None)]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 

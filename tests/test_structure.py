@@ -32,8 +32,8 @@ FLOORS = [
     {"dataset"},
     {"decode", "pixels"},
     {"augment", "models", "training", "weights"},
-    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "play", "cards", "better"},
-    {"lessons", "cache", "checks", "doctor", "run", "sweep"},
+    {"intervals", "evaluate", "results", "plots", "explain", "tuning", "study", "shortcuts", "cards", "better"},
+    {"lessons", "cache", "checks", "doctor", "play", "run", "sweep"},
     {"__main__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from xrayhelpers import lessons
 
-VIEW = "application/vnd.jupyter.widget-view+json"  # a widget's view: nothing but an error where its kernel is gone
-
 
 def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None:
     """Run lessons on the phantom data with their own parameters and store them in place.
@@ -60,7 +58,7 @@ def clean_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)
         outputs = []
         for output in cell.get("outputs", []):
-            if output.get("name") == "stderr" or VIEW in output.get("data", {}):
+            if output.get("name") == "stderr" or lessons.WIDGET_VIEW in output.get("data", {}):
                 continue
             if output.get("name") == "stdout" and outputs and outputs[-1].get("name") == "stdout":
                 outputs[-1].text += output.text

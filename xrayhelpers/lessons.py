@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 #: For papermill and nbclient: a kernel of our own machine need not warn that its sockets are not encrypted.
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
 
+#: MIME type of a widget's view: nothing but an error where its kernel is gone, so neither stored nor put on a page.
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
 
 @dataclass(frozen=True)
 class Lesson:

@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 
 from xrayhelpers import evaluate, intervals, plots
+from xrayhelpers.lessons import WIDGET_VIEW
 
-VIEW = "application/vnd.jupyter.widget-view+json"
 WIDE = {"style": {"description_width": "130px"}, "layout": {"width": "500px", "max_width": "95%"}}
 
 
@@ -362,7 +362,7 @@ def _display(widget: widgets.Widget) -> None:
 
     A stored view cannot be drawn without its kernel; tools/refresh.py leaves it out.
     """
-    display({VIEW: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}, raw=True)
+    display({WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}, raw=True)
 
 
 def _panels(ratios: Sequence[float], rows: int = 1, height: float = 3.3) -> tuple[Figure, np.ndarray]:

@@ -29,6 +29,7 @@ from xrayhelpers import results, sources
 from xrayhelpers.lessons import (
     KERNEL_ARGUMENTS,
     ROOT,
+    WIDGET_VIEW,
     Lesson,
     choose_parameters,
     find_lessons,
@@ -247,8 +248,7 @@ def write_page(executed: Path) -> None:
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
         if "outputs" in cell:  # without a kernel a widget is dead: its static figure speaks
-            view = "application/vnd.jupyter.widget-view+json"
-            cell.outputs = [output for output in cell.outputs if view not in output.get("data", {})]
+            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
     notebook.metadata.pop("widgets", None)
     exporter = HTMLExporter(raw_template=PAGE, anchor_link_text=" ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": executed.stem}})
