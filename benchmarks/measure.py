@@ -83,8 +83,9 @@ def compare(table: pd.DataFrame, ratios: list[Ratio]) -> pd.DataFrame:
         slow, fast = measured[ratio.slow, ratio.figure], measured[ratio.fast, ratio.figure]
         each = [a / b for a, b in zip(slow.values, fast.values, strict=True)]
         value = slow.median / fast.median
-        row = {"ratio": f"{ratio.slow} / {ratio.fast}", "figure": ratio.figure, "value": round(value, 2)}
-        row |= {"min": round(min(each), 2), "max": round(max(each), 2), "needed": "", "reached": ""}
+        digits = 4 if ratio.figure.endswith("auc") else 2
+        row = {"ratio": f"{ratio.slow} / {ratio.fast}", "figure": ratio.figure, "value": round(value, digits)}
+        row |= {"min": round(min(each), digits), "max": round(max(each), digits), "needed": "", "reached": ""}
         if ratio.needed is not None:
             row["needed"] = f"{'at most' if ratio.at_most else 'at least'} {ratio.needed:g}"
             row["reached"] = "yes" if (value <= ratio.needed if ratio.at_most else value >= ratio.needed) else "no"

@@ -303,13 +303,26 @@ def test_mcnemar_is_that_of_statsmodels(n):
 
 
 def test_error_comparison_of_patients_by_hand():
-    # Patient a: model 1 right twice more; b: once more; c: model 2 once more. Sum 2, squares 4 + 1 + 1.
+    # Patient a: model 1 right twice more; b: once more; c: model 2 once more. Of the eight sums of +-2 +-1 +-1 six are
+    # as far from zero as theirs, 2.
     labels = np.array([0, 1, 0, 1, 0, 1])
     a = np.array([0.1, 0.9, 0.1, 0.1, 0.1, 0.9])
     b = np.array([0.9, 0.1, 0.9, 0.9, 0.1, 0.9])
     found = evaluate.compare_errors(labels, a, b, patients=list("aabcdd"))
     assert (found["only_a_right"], found["only_b_right"]) == (3, 1)
-    assert found["p_patients"] == pytest.approx(stats.chi2.sf(4 / 6, 1))
+    assert found["p_patients"] == pytest.approx(6 / 8)
+    alone = evaluate.compare_errors(labels, a, b)  # three to one: McNemar's exact test
+    assert alone["p_patients"] == alone["p_images"] == pytest.approx(stats.binomtest(1, 4).pvalue)
+
+
+def test_change_between_two_independent_proportions():
+    """Newcombe (1998), Statistics in Medicine 17, 873-890, table II, method 10: 56/70 - 48/80, 0.0524 to 0.3339."""
+    rows = []
+    for hits, n in ((48, 80), (56, 70)):
+        low, high = stats.binomtest(hits, n).proportion_ci(method="wilson")
+        rows.append(pd.Series({"value": hits / n, "low": low, "high": high}))
+    found = evaluate.change_between(*rows)
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
 @pytest.mark.parametrize("p", [[0.03], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.9, 0.0, 1.0], [0.01, 0.011, 0.012]])

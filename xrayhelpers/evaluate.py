@@ -75,8 +75,8 @@ def measure(
 
     Notes
     -----
-    Calibration error is over 10 equally wide bins (Guo et al., 2017). Like every binned estimate it is above zero
-    even for a perfect model, the more so the fewer images there are.
+    Calibration error is over 10 equally wide bins (after Naeini et al., 2015). Like every binned estimate it is above
+    zero even for a perfect model, the more so the fewer images there are.
     The number of patients of each class is taken as given, not as chance, so that no resample is without a class: the
     accuracy of a model that calls everything pneumonia is known exactly here.
     """
@@ -193,6 +193,23 @@ def paired_change(
     return pd.Series({"value": value, "low": value - half, "high": value + half})
 
 
+def change_between(before: pd.Series, after: pd.Series) -> pd.Series:
+    """How far do two figures of *different* patients lie apart, such as validation's promise and test's answer?
+
+    Parameters
+    ----------
+    before, after : Series with value, low, high, as rows of `measure`
+
+    Returns
+    -------
+    Series: value (after - before), low, high. Distances to the limits add up as squares (Zou & Donner, 2008).
+    """
+    value = after["value"] - before["value"]
+    down = np.hypot(after["value"] - after["low"], before["high"] - before["value"])
+    up = np.hypot(after["high"] - after["value"], before["value"] - before["low"])
+    return pd.Series({"value": value, "low": value - down, "high": value + up})
+
+
 def compare_errors(
     labels: ArrayLike,
     a: ArrayLike,
@@ -203,8 +220,8 @@ def compare_errors(
     """Do two models make different numbers of errors on the same images?
 
     McNemar's test from mlxtend (exact below 25 disagreements), which takes images for independent, and the same
-    question asked of patients (Durkalski et al., 2003): the squared sum of each patient's differences over the sum
-    of squares.
+    question asked of patients: had the models changed names for each patient by the toss of a coin, how often would
+    their errors differ as much as they do? Exact; with one image a patient it is McNemar's exact test.
 
     Returns
     -------
@@ -219,10 +236,19 @@ def compare_errors(
     only_a, only_b = int(table[0, 1]), int(table[1, 0])
     p_images = mcnemar(table, exact=only_a + only_b < 25)[1] if only_a + only_b else 1.0
     per_patient = np.bincount(numbers, (calls[0] == labels).astype(int) - (calls[1] == labels))
-    squares = (per_patient**2).sum()
-    p_patients = stats.chi2.sf(per_patient.sum() ** 2 / squares, 1) if squares else 1.0
+    p_patients = _coin_toss_p(per_patient.astype(int))
     found = {"only_a_right": only_a, "only_b_right": only_b, "p_images": p_images, "p_patients": p_patients}
     return pd.Series(found, dtype=float)
+
+
+def _coin_toss_p(differences: np.ndarray) -> float:
+    """How often random signs of these whole numbers give a sum as far from zero as theirs."""
+    steps = np.abs(differences[differences != 0])
+    chances = np.ones(1)  # of the sums -n, -n + 2, ..., n, where n is the sum of the steps so far
+    for step in steps:
+        chances = (np.pad(chances, (0, step)) + np.pad(chances, (step, 0))) / 2
+    sums = 2 * np.arange(chances.size) - steps.sum()
+    return float(chances[np.abs(sums) >= abs(differences.sum())].sum())
 
 
 def compare_all(

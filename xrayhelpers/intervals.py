@@ -19,7 +19,7 @@ METRICS = (
     "brier",
     "calibration_error",
 )
-BINS = 10  # equally wide bins of the calibration error, as in Guo et al. (2017)
+BINS = 10  # equally wide bins of the calibration error (Guo et al., 2017, take 15)
 
 
 def check_scores(

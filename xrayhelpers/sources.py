@@ -56,7 +56,8 @@ class DataRecord:
 
 CITATION = (
     "Kermany, Zhang, Goldbaum, Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for Classification, "
-    "Mendeley Data, doi:10.17632/rscbjbr9sj; Kermany et al., Cell 172 (2018) 1122-1131, doi:10.1016/j.cell.2018.02.010"
+    "Mendeley Data, doi:10.17632/rscbjbr9sj.2; Kermany et al., Cell 172 (2018) 1122-1131, "
+    "doi:10.1016/j.cell.2018.02.010"
 )
 COUNTS = {"train": 5216, "test": 624, "val": 16}
 KAGGLE = DataRecord(
