@@ -172,3 +172,18 @@ def test_no_images_are_refused():
 def test_impossible_limits_are_refused(limits):
     with pytest.raises(ValueError, match="expected shear >= 0"):
         augment.Augmentation(**limits)
+
+
+def test_grey_and_coloured_batches_come_out_as_the_warp_alone_makes_them():
+    """Of a grey batch one channel is warped and given to all three; of others each channel is warped."""
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(rng.integers(0, 256, (24, 16, 16, 1), np.uint8), 3, axis=-1)
+    order, matrices = augment.epoch_draws(24, 16, epoch=1, seed=5)
+    pixels[order[8:16]] = rng.integers(0, 256, (8, 16, 16, 3))
+    pixels[order[20], 3, 4, 2] += 1  # one value of one pixel
+    batches = list(augment.epoch_data(pixels, np.zeros(24), epoch=1, seed=5, batch_size=8))
+    for number, (images, _) in enumerate(batches):
+        chosen = order[8 * number : 8 * number + 8]
+        assert np.array_equal(images, augment.warp(pixels[chosen], matrices[chosen]).numpy() * np.float32(1 / 255))
+    plain = np.concatenate([images for (images,) in augment.plain_data(pixels, batch_size=8)])
+    assert np.array_equal(plain, pixels * np.float32(1 / 255))

@@ -201,9 +201,11 @@ def epoch_data(
     if class_weight is not None:
         columns.append(np.array([class_weight[int(label)] for label in columns[0]], np.float32))
 
+    scaled = _scale(pixels, rescale, preprocess)
+
     def finish(images: tf.Tensor, label: tf.Tensor, matrix: tf.Tensor, *weight: tf.Tensor) -> tuple:
         images = tf.cast(images, tf.float32) if augmentation == NONE else warp(images, matrix)
-        return (preprocess(images) if preprocess else images * rescale, label, *weight)
+        return (scaled(images), label, *weight)
 
     return _batches(pixels, order, columns, batch_size, finish)
 
@@ -224,10 +226,10 @@ def plain_data(
         Of (float32 (B, S, S, C),), with `labels` of (float32 (B, S, S, C), float32 (B,)).
     """
     columns = [] if labels is None else [_checked_labels(pixels, labels)]
+    scaled = _scale(pixels, rescale, preprocess)
 
     def finish(images: tf.Tensor, *label: tf.Tensor) -> tuple:
-        images = tf.cast(images, tf.float32)
-        return (preprocess(images) if preprocess else images * rescale, *label)
+        return (scaled(tf.cast(images, tf.float32)), *label)
 
     return _batches(pixels, np.arange(len(pixels)), columns, batch_size, finish)
 
@@ -242,21 +244,43 @@ def _checked_labels(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return labels
 
 
+def _is_grey(images: np.ndarray) -> bool:
+    """Whether these uint8 images have three equal channels; faster than comparing channel by channel."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        return False
+    flat = images.reshape(-1)
+    same = flat[1:] == flat[:-1]
+    return bool(same[::3].all() and same[1::3].all())
+
+
+def _scale(pixels: np.ndarray, rescale: float, preprocess: Callable | None) -> Callable:
+    """What scales a batch, and gives a grey one, of which one channel was read, the channels of `pixels` again."""
+
+    def all_channels(images: tf.Tensor) -> tf.Tensor:
+        return tf.broadcast_to(images, tf.concat([tf.shape(images)[:-1], pixels.shape[-1:]], 0))
+
+    return lambda images: preprocess(all_channels(images)) if preprocess else all_channels(images * rescale)
+
+
 def _batches(
     pixels: np.ndarray, order: np.ndarray, columns: list[np.ndarray], batch_size: int, finish: Callable
 ) -> tf.data.Dataset:
-    """`finish` of (images, *columns) a batch; `pixels` is read at `order`, `columns` are already in that order."""
+    """`finish` of (images, *columns) a batch; `pixels` is read at `order`, `columns` are already in that order.
+
+    Of a grey batch `finish` gets one channel, so that the warp has a third of the work: see `_scale`.
+    """
     # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
     source = np.asarray(pixels)
     # Kept features are float16, which NumPy widens anywhere; TensorFlow on some CPUs only with a complaint.
     dtype = np.dtype(np.float32) if source.dtype == np.float16 else source.dtype
 
     def read(positions: np.ndarray) -> np.ndarray:
-        return source[positions].astype(dtype, copy=False)
+        images = source[positions].astype(dtype, copy=False)
+        return images[..., :1] if _is_grey(images) else images
 
     def gather(positions: tf.Tensor, *rest: tf.Tensor) -> tuple:
         images = tf.numpy_function(read, [positions], dtype, stateful=False)
-        images.set_shape((None, *source.shape[1:]))
+        images.set_shape((None, *source.shape[1:-1], None))
         return (images, *rest)
 
     # Each batch is a slice of these small arrays; only `pixels` is too large to hand to TensorFlow.
