@@ -172,6 +172,18 @@ def test_index_of_a_tree(tree):
     assert index.attrs["unreadable"] == {}
 
 
+@pytest.mark.parametrize("piece", [1, 3])
+def test_files_listed_in_pieces_make_the_same_index(tree, monkeypatch, piece):
+    (tree / "train" / "NORMAL" / "broken.jpeg").write_bytes(b"no image")
+    frames = []
+    for size in (dataset.PIECE, piece):
+        monkeypatch.setattr(dataset, "PIECE", size)
+        with pytest.warns(dataset.DataWarning):
+            frames.append(dataset.load_index(tree, max_unreadable=0.5))
+    pd.testing.assert_frame_equal(*frames)
+    assert list(frames[1].attrs["unreadable"]) == ["train/NORMAL/broken.jpeg"]
+
+
 def test_the_folder_above_and_a_doubled_tree_and_litter(tree):
     index = dataset.load_index(tree)
     shutil.copytree(tree, tree / "chest_xray")

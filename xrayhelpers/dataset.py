@@ -20,6 +20,7 @@ CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 FORMATS = ("JPEG", "PNG")  # the JPEG reader also opens the photographs of several pictures (MPO) of telephones
 SMALLEST_SIDE, MOST_PIXELS = 16, 64_000_000
 COLUMNS = ("path", "name", "split", "label", "patient", "cause", "width", "height", "mode", "bytes")
+PIECE = 5000  # files that are listed at a time: a row takes a quarter of the memory once it stands in a DataFrame
 ORIENTATION = 274  # the EXIF tag; 5 to 8 swap width and height
 PATIENT = re.compile(r"(?:NORMAL2-)?IM-\d+|person\d+")
 CAUSE = re.compile(r"bacteria|virus")
@@ -100,9 +101,9 @@ def cause_of(filename: str, folder: str, label: int) -> str:
     return "normal" if label == 0 else found.group() if found else "unknown"
 
 
-def _row(path: Path, split: str, label: int) -> dict:
+def _row(folder: Path, file: str, split: str, label: int) -> dict:
     """Describe one file; the key "reason" is there only when the file cannot be used."""
-    name = f"{split}/{path.parent.name}/{path.name}"
+    path, name = folder / file, f"{split}/{folder.name}/{file}"
     row = {"path": str(path), "name": name, "split": split, "label": label}
     try:
         name.encode()
@@ -145,15 +146,15 @@ def _class_folders(root: Path, classes: dict[str, int]) -> list[tuple[str, Path,
     return found
 
 
-def _list_files(root: Path, classes: dict[str, int]) -> list[tuple[Path, str, int]]:
-    """Return (file, split, label) of whatever stands in the class folders, without litter."""
+def _list_files(root: Path, classes: dict[str, int]) -> list[tuple[Path, str, str, int]]:
+    """Return (folder, file, split, label) of whatever stands in the class folders, without litter."""
     files = []
     for split, folder, label in _class_folders(root, classes):
         # Litter of macOS, Windows and Jupyter is no data: ._IM-0115-0001.jpeg, .DS_Store, Thumbs.db
         names = [name for name in os.listdir(folder) if not name.startswith(".") and name != "Thumbs.db"]
         if not names and split != "val":
             raise DataError(f"{split}/{folder.name} holds no image. Put the files there, or fetch the data again.")
-        files += [(folder / name, split, label) for name in names]
+        files += [(folder, name, split, label) for name in names]
     return files
 
 
@@ -196,16 +197,20 @@ def load_index(root: str | Path, classes: dict[str, int] | None = None, max_unre
         raise DataError(f"{error.filename} cannot be read ({error.strerror}). Check its owner and rights.") from error
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _checked has a stricter limit
-        rows = sorted(pool.map(lambda job: _row(*job), jobs), key=lambda row: row["name"])
-    unreadable = {row["name"]: row["reason"] for row in rows if "reason" in row}
-    index = pd.DataFrame([row for row in rows if "reason" not in row], columns=COLUMNS)
-    index.attrs["unreadable"] = unreadable
+        frames, unreadable = [], {}
+        for start in range(0, len(jobs), PIECE):
+            rows = list(pool.map(lambda job: _row(*job), jobs[start : start + PIECE]))
+            unreadable |= {row["name"]: row["reason"] for row in rows if "reason" in row}
+            frames.append(pd.DataFrame([row for row in rows if "reason" not in row], columns=COLUMNS))
+    frames = [frame for frame in frames if len(frame)] or frames[:1]
+    index = pd.concat(frames, ignore_index=True).sort_values("name", ignore_index=True)
+    index.attrs["unreadable"] = unreadable = dict(sorted(unreadable.items()))
     if unreadable:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(unreadable.items())[:5])
         text = (
-            f"{len(unreadable)} of {len(rows)} files are unreadable ({first}{'; ...' if len(unreadable) > 5 else ''})"
+            f"{len(unreadable)} of {len(jobs)} files are unreadable ({first}{'; ...' if len(unreadable) > 5 else ''})"
         )
-        if len(unreadable) > max_unreadable * len(rows):
+        if len(unreadable) > max_unreadable * len(jobs):
             raise DataError(f"{text}. At most {max_unreadable:.0%} are left out: fetch the data again, or delete them.")
         warnings.warn(f'{text}. They are left out; see index.attrs["unreadable"].', DataWarning, stacklevel=2)
     for split, label in [(s, v) for s in ("train", "test") for v in (0, 1)]:
