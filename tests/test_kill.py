@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from xrayhelpers.run import run_lessons
 
-values = {"epochs": 12, "image_size": 48, "batch_size": 4, "seeds": 1}
+values = {"epochs": 6, "image_size": 48, "batch_size": 4, "seeds": 1}
 finished = run_lessons(["04"], "phantom:train=80,test=20,val=4", values, name="killed", root=Path(sys.argv[1]))
 sys.exit(not finished.complete)
 """
