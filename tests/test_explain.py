@@ -277,10 +277,11 @@ def test_heat_needs_one_mask_a_map():
 def test_a_network_that_grew_layer_by_layer_has_the_same_maps(tmp_path):
     """Lesson 4 builds its network with `add`, which calls the layers again and again, and saves it."""
     grown = keras.Sequential([keras.Input((16, 16, 1))])
-    grown.add(keras.layers.Conv2D(3, 3, activation="relu", name="conv1"))
-    grown.add(keras.layers.Conv2D(3, 3, activation="relu", name="conv2"))
+    start = iter(keras.initializers.GlorotUniform(seed) for seed in range(3))  # any weights could give empty maps
+    grown.add(keras.layers.Conv2D(3, 3, activation="relu", kernel_initializer=next(start), name="conv1"))
+    grown.add(keras.layers.Conv2D(3, 3, activation="relu", kernel_initializer=next(start), name="conv2"))
     grown.add(keras.layers.Flatten())
-    grown.add(keras.layers.Dense(1, activation="sigmoid"))
+    grown.add(keras.layers.Dense(1, activation="sigmoid", kernel_initializer=next(start)))
     grown.save(tmp_path / "grown.keras")
     read = keras.models.load_model(tmp_path / "grown.keras", compile=False)
     images = np.random.default_rng(0).uniform(size=(3, 16, 16, 1)).astype("float32")
