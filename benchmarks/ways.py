@@ -426,7 +426,7 @@ def search(
     space = SPACE | {"image_size": sides, "rate": FloatDistribution(3e-4, 3e-3, log=True)}
     reports_own = {"image_size": sides[-1], "blocks": 2, "units": 128, "dropout": 0.0, "rate": 1e-3}
     data = {side: our_data(folder, side, "area", "patient") for side in sides}
-    trained, longer = [], epochs if kind == "grid" else 2 * epochs
+    epochs, trained = epochs if kind == "grid" else 2 * epochs, []
 
     def objective(params: dict, report: Callable) -> float:
         chosen = dict(params)
@@ -441,7 +441,7 @@ def search(
             report(row["epoch"], row["val_auc"])
 
         held_out = (images["validation"], labels["validation"])
-        how = {"epochs": longer, "batch_size": BATCH, "validation": held_out, "on_epoch": after}
+        how = {"epochs": epochs, "batch_size": BATCH, "validation": held_out, "on_epoch": after}
         training.train(models.report_cnn(side, **chosen), images["train"], labels["train"], **how)
         return areas[-1]
 

@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from statsmodels.stats.contingency_tables import mcnemar
 
 from xrayhelpers import augment, evaluate, play, plots
-from xrayhelpers.lessons import ROOT
+from xrayhelpers.lessons import ROOT, WIDGET_VIEW
 from xrayhelpers.run import write_page
 
 LABELS = np.repeat([0, 1], [40, 80])
@@ -317,9 +317,9 @@ def test_stored_notebook_keeps_pictures_and_no_view(tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=900).execute()
     outputs = notebook.cells[0].outputs
     assert not [output for output in outputs if output.output_type in ("stream", "error")]
-    views = [output.data for output in outputs if play.VIEW in output.data]
+    views = [output.data for output in outputs if WIDGET_VIEW in output.data]
     assert len(views) == 5
-    assert all(set(view) == {play.VIEW} for view in views), "no text to be left where the view cannot be drawn"
+    assert all(set(view) == {WIDGET_VIEW} for view in views), "no text to be left where the view cannot be drawn"
     assert "widgets" in notebook.metadata
 
     nbformat.write(notebook, tmp_path / "executed.ipynb")

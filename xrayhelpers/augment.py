@@ -201,13 +201,15 @@ def epoch_data(
     if class_weight is not None:
         columns.append(np.array([class_weight[int(label)] for label in columns[0]], np.float32))
 
-    scaled = _scale(pixels, rescale, preprocess)
-
     def finish(images: tf.Tensor, label: tf.Tensor, matrix: tf.Tensor, *weight: tf.Tensor) -> tuple:
-        images = tf.cast(images, tf.float32) if augmentation == NONE else warp(images, matrix)
-        return (scaled(images), label, *weight)
+        if augmentation == NONE:
+            images = tf.cast(images, tf.float32)
+        else:
+            images = warp(images, matrix)
+            images = tf.broadcast_to(images, tf.concat([tf.shape(images)[:-1], pixels.shape[-1:]], 0))
+        return (preprocess(images) if preprocess else images * rescale, label, *weight)
 
-    return _batches(pixels, order, columns, batch_size, finish)
+    return _batches(pixels, order, columns, batch_size, finish, thin=augmentation != NONE)
 
 
 def plain_data(
@@ -226,10 +228,10 @@ def plain_data(
         Of (float32 (B, S, S, C),), with `labels` of (float32 (B, S, S, C), float32 (B,)).
     """
     columns = [] if labels is None else [_checked_labels(pixels, labels)]
-    scaled = _scale(pixels, rescale, preprocess)
 
     def finish(images: tf.Tensor, *label: tf.Tensor) -> tuple:
-        return (scaled(tf.cast(images, tf.float32)), *label)
+        images = tf.cast(images, tf.float32)
+        return (preprocess(images) if preprocess else images * rescale, *label)
 
     return _batches(pixels, np.arange(len(pixels)), columns, batch_size, finish)
 
@@ -253,21 +255,17 @@ def _is_grey(images: np.ndarray) -> bool:
     return bool(same[::3].all() and same[1::3].all())
 
 
-def _scale(pixels: np.ndarray, rescale: float, preprocess: Callable | None) -> Callable:
-    """What scales a batch, and gives a grey one, of which one channel was read, the channels of `pixels` again."""
-
-    def all_channels(images: tf.Tensor) -> tf.Tensor:
-        return tf.broadcast_to(images, tf.concat([tf.shape(images)[:-1], pixels.shape[-1:]], 0))
-
-    return lambda images: preprocess(all_channels(images)) if preprocess else all_channels(images * rescale)
-
-
 def _batches(
-    pixels: np.ndarray, order: np.ndarray, columns: list[np.ndarray], batch_size: int, finish: Callable
+    pixels: np.ndarray,
+    order: np.ndarray,
+    columns: list[np.ndarray],
+    batch_size: int,
+    finish: Callable,
+    thin: bool = False,
 ) -> tf.data.Dataset:
     """`finish` of (images, *columns) a batch; `pixels` is read at `order`, `columns` are already in that order.
 
-    Of a grey batch `finish` gets one channel, so that the warp has a third of the work: see `_scale`.
+    With `thin`, `finish` gets one channel of a grey batch: a warp has a third of the work then.
     """
     # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
     source = np.asarray(pixels)
@@ -276,11 +274,11 @@ def _batches(
 
     def read(positions: np.ndarray) -> np.ndarray:
         images = source[positions].astype(dtype, copy=False)
-        return images[..., :1] if _is_grey(images) else images
+        return images[..., :1] if thin and _is_grey(images) else images
 
     def gather(positions: tf.Tensor, *rest: tf.Tensor) -> tuple:
         images = tf.numpy_function(read, [positions], dtype, stateful=False)
-        images.set_shape((None, *source.shape[1:-1], None))
+        images.set_shape((None, *source.shape[1:-1], None if thin else source.shape[-1]))
         return (images, *rest)
 
     # Each batch is a slice of these small arrays; only `pixels` is too large to hand to TensorFlow.
