@@ -206,7 +206,7 @@ def epoch_data(
             images = tf.cast(images, tf.float32)
         else:
             images = warp(images, matrix)
-            images = tf.broadcast_to(images, tf.concat([tf.shape(images)[:-1], pixels.shape[-1:]], 0))
+            images = tf.tile(images, [1, 1, 1, pixels.shape[-1] // tf.shape(images)[-1]])
         return (preprocess(images) if preprocess else images * rescale, label, *weight)
 
     return _batches(pixels, order, columns, batch_size, finish, thin=augmentation != NONE)

@@ -104,7 +104,11 @@ def train(
         for row in rows if on_epoch else []:
             on_epoch(row)
         bar.update(len(rows) * steps)
-        tick = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())
+
+        def tick(*_, **__) -> None:
+            bar.update(min(model.steps_per_execution, (len(rows) + 1) * steps - bar.n))
+
+        ticks = [keras.callbacks.LambdaCallback(on_train_batch_end=tick)]
         for epoch in range(len(rows), epochs):
             started = time.perf_counter()
             _reset_dropout(model, seed, epoch)
@@ -118,7 +122,7 @@ def train(
                 class_weight=class_weight,
                 **how,
             )
-            fitted = model.fit(data, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0, callbacks=[tick])
+            fitted = model.fit(data, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0, callbacks=ticks)
             row = {"epoch": epoch + 1, **{measure: float(values[-1]) for measure, values in fitted.history.items()}}
             if not np.isfinite(row["loss"]):
                 raise FloatingPointError(
@@ -171,11 +175,10 @@ def train_on_features(
 def _validate(model: keras.Model, validation: Labelled, how: dict) -> dict[str, float]:
     """Accuracy, loss and AUC from one pass over the validation images."""
     scores, labels = predict(model, validation[0], **how).astype(float), np.asarray(validation[1]).astype(int)
-    both = len(np.unique(labels)) == 2
     return {
         "val_accuracy": float(accuracy_score(labels, scores > 0.5)),
         "val_loss": float(log_loss(labels, np.clip(scores, 1e-7, 1 - 1e-7), labels=[0, 1])),
-        "val_auc": float(roc_auc_score(labels, scores)) if both else float("nan"),
+        "val_auc": float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else float("nan"),
     }
 
 
