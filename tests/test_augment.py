@@ -181,7 +181,9 @@ def test_grey_and_coloured_batches_come_out_as_the_warp_alone_makes_them():
     order, matrices = augment.epoch_draws(24, 16, epoch=1, seed=5)
     pixels[order[8:16]] = rng.integers(0, 256, (8, 16, 16, 3))
     pixels[order[20], 3, 4, 2] += 1  # one value of one pixel
-    batches = list(augment.epoch_data(pixels, np.zeros(24), epoch=1, seed=5, batch_size=8))
+    data = augment.epoch_data(pixels, np.zeros(24), epoch=1, seed=5, batch_size=8)
+    assert data.element_spec[0].shape.as_list() == [None, 16, 16, 3], "unknown channels: Keras would turn to XLA"
+    batches = list(data)
     for number, (images, _) in enumerate(batches):
         chosen = order[8 * number : 8 * number + 8]
         assert np.array_equal(images, augment.warp(pixels[chosen], matrices[chosen]).numpy() * np.float32(1 / 255))

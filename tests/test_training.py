@@ -91,21 +91,6 @@ def test_same_seed_same_end_and_another_seed_another(data):
     assert ends[0][0]["loss"].iloc[-1] != ends[2][0]["loss"].iloc[-1]
 
 
-def test_some_steps_in_one_call_change_no_weight_and_are_counted(data, monkeypatch):
-    """The last call of an epoch has fewer steps than the others; the bar shows batches all the same."""
-    bars, real = [], training.sources.progress
-    monkeypatch.setenv("XRAYS_PROGRESS", "on")
-    monkeypatch.setattr(training.sources, "progress", lambda **how: bars.append(real(**how)) or bars[-1])
-    together, alone = models.report_cnn(16), models.report_cnn(16)
-    alone.compile(alone.optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
-    assert (together.steps_per_execution, alone.steps_per_execution) == (8, 1)
-    histories = [training.train(model, *data, epochs=2, batch_size=5) for model in (together, alone)]
-    assert_same_end(histories[0], together, histories[1], alone)
-    batches = -(-len(data[1]) // 5)
-    assert batches % 8
-    assert [bar.n for bar in bars] == [2 * batches] * 2
-
-
 @pytest.mark.parametrize("last", [1, 2])
 def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, last):
     unbroken = small_model()
@@ -377,10 +362,7 @@ def test_a_saved_model_comes_back_with_its_card(data, tmp_path):
     training.train(model, *data, epochs=1)
     path = training.save_model(model, tmp_path / "models" / "cnn.keras", {"seed": 0, "data": "abc"})
     loaded, card = training.load_model(path)
-    for old, new in zip(model.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(new, old)
-    # TensorFlow rounds the last bit otherwise where some steps are one call, which is not said in a saved model.
-    np.testing.assert_allclose(training.predict(loaded, data[0]), training.predict(model, data[0]), rtol=1e-6)
+    np.testing.assert_array_equal(training.predict(loaded, data[0]), training.predict(model, data[0]))
     assert (card["seed"], card["data"]) == (0, "abc")
     assert set(card["versions"]) == {"python", "tensorflow", "keras"}
     assert json.loads(path.with_suffix(".json").read_text()) == card

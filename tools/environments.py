@@ -100,7 +100,7 @@ def run_lessons(python: Path) -> None:
             for cell in nbformat.read(path, as_version=4).cells:
                 for output in cell.get("outputs", []):
                     if output.get("name") == "stderr" or "Warning:" in str(output):
-                        raise SystemExit(f"{path.stem} warns:\n{output.get('text', output)}")
+                        raise SystemExit(f"{path.stem} warns:\n{output.get('text', output)}\nafter\n{cell.source}")
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -207,6 +207,7 @@ def epoch_data(
         else:
             images = warp(images, matrix)
             images = tf.tile(images, [1, 1, 1, pixels.shape[-1] // tf.shape(images)[-1]])
+            images.set_shape((None, *pixels.shape[1:]))  # Keras compiles a convolution with XLA if it sees no channels
         return (preprocess(images) if preprocess else images * rescale, label, *weight)
 
     return _batches(pixels, order, columns, batch_size, finish, thin=augmentation != NONE)

@@ -214,10 +214,8 @@ def compile_binary(model: keras.Model, optimizer: str | keras.Optimizer = "adam"
     wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if not wrapped and any(layer.dtype_policy.name == "mixed_float16" for layer in model.layers):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    # XLA makes the report's network half as fast on a CPU; no version of Keras shall choose it by itself. Eight steps a
-    # call give the same weights, bit for bit, and spare Python most of its part (test_training.py, docs/speed.md).
-    how = {"jit_compile": False, "steps_per_execution": 8}
-    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], **how)
+    # XLA makes the report's network half as fast on a CPU; no version of Keras shall choose it by itself.
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
 
 

@@ -87,7 +87,6 @@ def train(
     how = {"rescale": rescale, "preprocess": preprocess}
     settings = {"seed": seed, "batch_size": batch_size, "augmentation": str(augmentation), "rescale": rescale}
     settings |= {"preprocess": _name_of(preprocess), "class_weight": class_weight and sorted(class_weight.items())}
-    has_views = pixels.ndim == len(model.input_shape) + 1
     settings |= {"best_epoch": True} if best_epoch else {}
     checkpoint, held, key = None, contextlib.nullcontext(), ""
     if folder is not None:
@@ -104,16 +103,12 @@ def train(
         for row in rows if on_epoch else []:
             on_epoch(row)
         bar.update(len(rows) * steps)
-
-        def tick(*_, **__) -> None:
-            bar.update(min(model.steps_per_execution, (len(rows) + 1) * steps - bar.n))
-
-        ticks = [keras.callbacks.LambdaCallback(on_train_batch_end=tick)]
+        tick = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())
         for epoch in range(len(rows), epochs):
             started = time.perf_counter()
             _reset_dropout(model, seed, epoch)
             data = epoch_data(
-                pixels[epoch % len(pixels)] if has_views else pixels,
+                pixels[epoch % len(pixels)] if pixels.ndim > len(model.input_shape) else pixels,
                 labels,
                 epoch=epoch,
                 seed=seed,
@@ -122,7 +117,7 @@ def train(
                 class_weight=class_weight,
                 **how,
             )
-            fitted = model.fit(data, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0, callbacks=ticks)
+            fitted = model.fit(data, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0, callbacks=[tick])
             row = {"epoch": epoch + 1, **{measure: float(values[-1]) for measure, values in fitted.history.items()}}
             if not np.isfinite(row["loss"]):
                 raise FloatingPointError(
@@ -175,10 +170,11 @@ def train_on_features(
 def _validate(model: keras.Model, validation: Labelled, how: dict) -> dict[str, float]:
     """Accuracy, loss and AUC from one pass over the validation images."""
     scores, labels = predict(model, validation[0], **how).astype(float), np.asarray(validation[1]).astype(int)
+    both = len(np.unique(labels)) == 2
     return {
         "val_accuracy": float(accuracy_score(labels, scores > 0.5)),
         "val_loss": float(log_loss(labels, np.clip(scores, 1e-7, 1 - 1e-7), labels=[0, 1])),
-        "val_auc": float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else float("nan"),
+        "val_auc": float(roc_auc_score(labels, scores)) if both else float("nan"),
     }
 
 
@@ -262,8 +258,7 @@ def predict(
     data = plain_data(pixels, batch_size=batch_size, rescale=rescale, preprocess=preprocess)
     scores = model.predict(data, verbose=0)[:, 0]
     if flips:
-        mirrored = data.map(lambda images: tf.reverse(images, axis=[2]))
-        scores = (scores + model.predict(mirrored, verbose=0)[:, 0]) / 2
+        scores = (scores + model.predict(data.map(lambda images: tf.reverse(images, axis=[2])), verbose=0)[:, 0]) / 2
     return scores.astype(np.float32)
 
 
@@ -412,7 +407,9 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     card = json.loads(path.with_suffix(".json").read_text("utf-8"))
     if _sha256(path) != card.get("sha256"):
         raise ValueError(f"{path.name!r} is not the file its card describes. Train and save the model again.")
-    return keras.models.load_model(path, compile=False, safe_mode=True), card
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    model.jit_compile = False  # as in compile_binary: Keras 3.10, Colab's, chooses XLA for what is not compiled
+    return model, card
 
 
 def _description(model: keras.Model) -> str:
