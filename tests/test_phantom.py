@@ -223,7 +223,8 @@ def test_nothing_half_done_is_left(tmp_path, monkeypatch):
 
 def test_two_processes_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=draw, args=(tmp_path,), kwargs={"train": 30, "test": 4, "val": 0}) for _ in range(2)]
+    how = {"cache": tmp_path, "train": 30, "test": 4, "val": 0, "progress": False}
+    both = [context.Process(target=phantom_folder, kwargs=how) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
