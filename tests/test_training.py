@@ -91,22 +91,23 @@ def test_same_seed_same_end_and_another_seed_another(data):
     assert ends[0][0]["loss"].iloc[-1] != ends[2][0]["loss"].iloc[-1]
 
 
-@pytest.mark.parametrize("last", [1, 2])
-def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, last):
+@pytest.mark.parametrize(("last", "every", "kept"), [(1, 1, 1), (2, 1, 2), (2, 3, 0), (3, 3, 3), (3, 2, 2)])
+def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, last, every, kept):
+    how = {"epochs": 4, "validation": data, "checkpoint_every": every}
     unbroken = small_model()
-    wanted = training.train(unbroken, *data, epochs=4, validation=data)
+    wanted = training.train(unbroken, *data, **how)
     with pytest.raises(Killed):
-        training.train(small_model(), *data, epochs=4, validation=data, folder=tmp_path, on_epoch=stop_after(last))
+        training.train(small_model(), *data, **how, folder=tmp_path, on_epoch=stop_after(last))
     continued = small_model()
     told = []
-    found = training.train(
-        continued, *data, epochs=4, validation=data, folder=tmp_path, on_epoch=lambda row: told.append(row["epoch"])
-    )
+    found = training.train(continued, *data, **how, folder=tmp_path, on_epoch=lambda row: told.append(row["epoch"]))
     assert_same_end(found, continued, wanted, unbroken)
     assert told == [1, 2, 3, 4]
-    assert (
-        capsys.readouterr().out == f"cnn: {last} of 4 epochs were already trained, continuing with epoch {last + 1}.\n"
-    )
+    message = f"cnn: {kept} of 4 epochs were already trained, continuing with epoch {kept + 1}.\n" if kept else ""
+    assert capsys.readouterr().out == message
+    again = small_model()  # the last epoch has its checkpoint, whatever the number between two
+    assert_same_end(training.train(again, *data, **how, folder=tmp_path), again, wanted, unbroken)
+    assert capsys.readouterr().out == "cnn: 4 of 4 epochs were already trained, nothing left to train.\n"
 
 
 def test_best_epoch_ends_with_the_weights_of_the_smallest_validation_loss(data, tmp_path):

@@ -1,10 +1,10 @@
 """Training that can be killed and goes on where it was; predictions; features kept from frozen layers; saved models.
 
-There is one training loop. After each epoch it writes the weights, the optimizer's state and the history, and commits
-them with one rename. A run that was killed continues after its last committed epoch and ends bit for bit where an
-unbroken one does, because epoch e draws everything from ``(seed, e)``. Keras's own ``BackupAndRestore`` is not used: it
-keeps no history, and it writes the weights first and the epoch's number second (Keras 3.15), so that a kill between the
-two trains an epoch twice.
+There is one training loop. After each epoch, or every few, it writes the weights, the optimizer's state and the
+history, and commits them with one rename. A run that was killed continues after its last committed epoch and ends bit
+for bit where an unbroken one does, because epoch e draws everything from ``(seed, e)``. Keras's own
+``BackupAndRestore`` is not used: it keeps no history, and it writes the weights first and the epoch's number second
+(Keras 3.15), so that a kill between the two trains an epoch twice.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ def train(
     folder: str | Path | None = None,
     on_epoch: Callable[[dict], None] | None = None,
     best_epoch: bool = False,
+    checkpoint_every: int = 1,
 ) -> pd.DataFrame:
     """Train `model` in place on augmented images.
 
@@ -72,6 +73,9 @@ def train(
         stops a hopeless trial by raising here.
     best_epoch : bool
         End with the weights of the epoch with the smallest val_loss, not with those of the last. Needs `validation`.
+    checkpoint_every : int
+        Epochs from one checkpoint to the next; the last epoch has one in any case. Those of a large network take as
+        long as an epoch on few images.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def train(
             if best_epoch and all(row["val_loss"] < earlier["val_loss"] for earlier in rows):
                 kept = [variable.numpy() for variable in model.variables]
             rows.append(row | {"seconds": time.perf_counter() - started})
-            if checkpoint is not None:
+            if checkpoint is not None and (epoch + 1 == epochs or (epoch + 1) % checkpoint_every == 0):
                 _commit(model, checkpoint, key, rows, kept)
             if on_epoch:
                 on_epoch(rows[-1])
@@ -170,11 +174,10 @@ def train_on_features(
 def _validate(model: keras.Model, validation: Labelled, how: dict) -> dict[str, float]:
     """Accuracy, loss and AUC from one pass over the validation images."""
     scores, labels = predict(model, validation[0], **how).astype(float), np.asarray(validation[1]).astype(int)
-    both = len(np.unique(labels)) == 2
     return {
         "val_accuracy": float(accuracy_score(labels, scores > 0.5)),
         "val_loss": float(log_loss(labels, np.clip(scores, 1e-7, 1 - 1e-7), labels=[0, 1])),
-        "val_auc": float(roc_auc_score(labels, scores)) if both else float("nan"),
+        "val_auc": float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else float("nan"),
     }
 
 
