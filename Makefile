@@ -1,11 +1,13 @@
 # make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
-# make lab      JupyterLab on this machine       make refresh     run the lessons anew and store them in place
-# make docs     the site, without a network      make test-browser the site and the lessons in Chromium
-# make author   write openings, exercises and quizzes into the lessons, from docs/*.toml and notebooks/solutions
+# make lab      JupyterLab on this machine       make refresh     run the lessons again and store them in place
+# make docs     the site, without a network      make test-browser the site and two lessons in Chromium
+# make author   write openings, exercises and quizzes into the lessons, from docs/ and notebooks/solutions
+#               make author REPOSITORY=name/repo adds links to Colab and Binder, and a cell that installs
 # make test-oldest, make test-colab   the oldest versions allowed, and those of Colab, in environments of their own
+# make test-processors   the lessons as other processors compute them, on three phantoms (about two hours)
 # make wheelhouse   everything for a computer without network, in one folder
-# Without make (Windows): see README, the same through `python -m xrayhelpers run`.
+# Without make (Windows): see README, the same through `python tools/run.py`.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= phantom
 ONLY ?=
 ARGS ?=
+REPOSITORY ?=
 WORKERS ?= 2
 
 # nbval compares the stored outputs of the lessons with a fresh run; tests/conftest.py keeps them in order.
@@ -21,10 +24,10 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast test-browser test-oldest test-colab chromium docs lint lab author refresh bench wheelhouse doctor clean
+.PHONY: run test test-fast test-browser test-oldest test-colab test-processors chromium docs lint lab author refresh bench wheelhouse doctor clean
 
 run: $(VENV)/.ready
-	$(BIN)/python -m xrayhelpers run --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+	$(BIN)/python tools/run.py --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 test: lint chromium
 	$(BIN)/python -m pytest -q -rfEs -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)
@@ -32,7 +35,7 @@ test: lint chromium
 test-fast: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" tests
 
-# The site and every lesson in JupyterLab, in Chromium. Pictures of what failed: build/screenshots.
+# The site, and two lessons in JupyterLab, in Chromium. Pictures of what failed: build/screenshots.
 test-browser: $(VENV)/.ready-dev chromium
 	$(BIN)/python -m pytest -q -rfEs -m browser tests
 
@@ -45,6 +48,10 @@ chromium:
 test-oldest test-colab: test-%: $(VENV)/.ready-dev
 	$(BIN)/python tools/environments.py $*
 
+# Options: make test-processors ONLY=04,05 ARGS="--settings one-thread --seeds 0,1"
+test-processors: $(VENV)/.ready-dev
+	$(BIN)/python tools/processors.py $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,7 +61,7 @@ lab: $(VENV)/.ready
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_eda.ipynb
 
 author: $(VENV)/.ready-dev
-	$(BIN)/python tools/author.py
+	$(BIN)/python tools/author.py $(if $(REPOSITORY),--repository "$(REPOSITORY)")
 	$(BIN)/ruff format notebooks
 
 refresh: $(VENV)/.ready-dev
@@ -66,7 +73,7 @@ docs: $(VENV)/.ready-dev
 	rm -rf build/site docs/api
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -E -c docs -d build/doctrees . build/site
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready-dev
 	$(BIN)/python -m benchmarks --data "$(DATA)" $(ARGS)
 
 # All that a computer without network needs, for a USB stick (about 920 MB): docs/teacher.md.
@@ -81,7 +88,7 @@ clean:
 
 # The stamps are younger than the files they were made from; an interrupted installation leaves no stamp.
 $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	@echo "Installing into $(VENV): about two minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt -c constraints.txt -e .

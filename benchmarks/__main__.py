@@ -1,55 +1,120 @@
-"""`python -m benchmarks`: measure the sections and write benchmarks/results/."""
+"""`python -m benchmarks`: run each way in a process of its own, take turns, and write down median and spread."""
 
+import json
+import os
+import platform
+import subprocess
+import sys
 import tempfile
-import time
+from importlib.metadata import version
 from pathlib import Path
 
 import click
+import pandas as pd
 
-from benchmarks import folders, measure, sections
-from xrayhelpers import sources
+from xrayhelpers._machine import cache_folder, cores, progress, write_atomic
+from xrayhelpers.data import open_data
 
-DEFAULT_IMAGES = 750  # training images of a full section, so that all seven take less than 25 minutes on two cores
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+FIRST_IMAGE = "from xrayhelpers import data; i = data.load_index({folder!r}); data.load_images(i.head(1), 64)"
+
+
+def sections(folder: str) -> dict[str, tuple[dict, list]]:
+    """Name -> ways (name -> function and its arguments) and the pairs whose ratio is of interest (slow, fast)."""
+    epochs, pairs = {}, []
+    for size in (64, 128):
+        for name, function in (("report", "report_epoch"), ("ours", "our_epoch"), ("ready arrays", "ready_epoch")):
+            epochs[f"{name}, {size} px"] = (function, {"folder": folder, "size": size})
+        pairs += [(f"{slow}, {size} px", f"ours, {size} px") for slow in ("report", "ready arrays")]
+    how = {"folder": folder, "size": 64}
+    vgg16 = {"all layers": ("vgg16", {**how, "keep": False}), "kept features": ("vgg16", {**how, "keep": True})}
+    codes = {"python": "", "import": "import xrayhelpers", "first image": FIRST_IMAGE.format(folder=folder)}
+    codes |= {
+        "tensorflow": "import xrayhelpers._keras",
+        "doctor": "from xrayhelpers import _doctor; _doctor.check_all()",
+    }
+    start = {name: ("start_up", {"code": code}) for name, code in codes.items()}
+    return {"epoch": (epochs, pairs), "vgg16": (vgg16, [("all layers", "kept features")]), "start-up": (start, [])}
+
+
+def take(source: Path, target: Path, images: int) -> Path:
+    """Link evenly spread training images of a folder, and all its test images, into another one."""
+    for split, wanted in (("train", images), ("test", None)):
+        files = sorted(path for path in source.glob(f"{split}/*/*") if path.is_file())
+        step = max(1, len(files) / (wanted or len(files)))
+        for path in [files[int(n * step)] for n in range(int(len(files) / step))]:
+            link = target / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    return target
+
+
+def run_way(function: str, arguments: dict) -> dict[str, float]:
+    """Run a way in a new process with an empty cache (VGG16's weights excepted) and return its figures."""
+    (cache_folder() / "vgg16").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="xrays-bench-") as folder:
+        Path(folder, "vgg16").symlink_to((cache_folder() / "vgg16").resolve())
+        environment = os.environ | {"XRAYS_CACHE": folder, "XRAYS_PROGRESS": "off", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "benchmarks.ways", function, json.dumps(arguments)]
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{function} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def take_turns(ways: dict[str, tuple], repeats: int) -> pd.DataFrame:
+    """Run all ways in turn, so that a busy minute of the machine affects each of them alike; one row per figure."""
+    turns = [(name, *way) for _ in range(repeats) for name, way in ways.items()]
+    rows = [
+        {"way": name, "figure": figure, "value": value}
+        for name, function, arguments in progress(turns, desc="ways", unit="process")
+        for figure, value in run_way(function, arguments).items()
+    ]
+    groups = pd.DataFrame(rows).groupby(["way", "figure"], sort=False)["value"]
+    return groups.agg(["median", "min", "max"]).round(3).reset_index()
+
+
+def ratios(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """Divide the medians of the figures that both ways of a pair have."""
+    medians = table.set_index(["way", "figure"])["median"]
+    return pd.DataFrame(
+        {"ratio": f"{slow} / {fast}", "figure": figure, "value": round(medians[slow][figure] / value, 2)}
+        for slow, fast in pairs
+        for figure, value in medians[fast].items()
+        if figure in medians[slow] and figure.endswith("_seconds")
+    )
+
+
+def machine() -> str:
+    """Describe the machine without naming it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{model}, {cores()} cores{load}, Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--data", default="phantom", help='"phantom" (enlarged to the size of originals) or a chest_xray folder.')
-@click.option("--label", default=None, help="Name of the data in the results.  [default: phantom, or folder]")
-@click.option("--fraction", type=float, help="Of the training images; above 1 repeats them.  [default: 750 images]")
+@click.option("--data", default="phantom", help='"phantom" or the path of a chest_xray folder.')
+@click.option("--label", default="phantom", help="Name of the data in the results.")
+@click.option("--images", default=750, help="Training images that are used, at most.")
 @click.option("--repeats", default=3, help="How often each way is run.")
-@click.option("--only", default="1,2,3,4,5,6,7", help="Sections.")
-@click.option("--sizes", default="5000,20000,100000", help="Numbers of images of section 5.")
-@click.option(
-    "--originals", is_flag=True, help="The folder holds files of the published size: other ratios must be reached."
-)
-@click.option(
-    "--output",
-    default=measure.RESULTS,
-    type=click.Path(path_type=Path),
-    help="Folder of the results.",
-    show_default=False,
-)
-def main(data, label, fraction, repeats, only, sizes, originals, output) -> None:
-    """Measure the package against the report's way of working."""
-    wanted = [name for name in sections.SECTIONS if name[0] in only.replace(",", " ").split()]
+@click.option("--only", default="epoch,vgg16,start-up", help="Sections.")
+def main(data, label, images, repeats, only) -> None:
+    """Compare the package with the report's way of working."""
     with tempfile.TemporaryDirectory(prefix="xrays-bench-data-") as scratch:
-        is_phantom = data == "phantom"
-        source = folders.large_phantom(Path(scratch, "phantom")) if is_phantom else sources.find_tree(data)
-        label = label or ("phantom" if is_phantom else "folder")
-        whole = len(list(source.glob("train/*/*")))
-        images = round(whole * fraction) if fraction else DEFAULT_IMAGES
-        counts = tuple(int(n) for n in sizes.split(","))
-        plan = sections.Plan(source, Path(scratch), images, repeats, sizes=counts, originals=originals or is_phantom)
-        for name in wanted:
-            started = time.perf_counter()
-            machine = measure.machine()
-            table, ratios, note, folder = sections.SECTIONS[name](plan)
-            about = {"data": folders.describe(folder, label, whole), "note": note, "repeats": repeats}
-            about |= {"machine": machine, "minutes": round((time.perf_counter() - started) / 60, 1)}
-            title = sections.SECTIONS[name].__doc__.rstrip(".")
-            path = measure.write_section(f"{name}-{label}", title, about, table, ratios, output)
-            click.echo(path.with_suffix(".md").read_text(encoding="utf-8"))
-    click.echo(measure.write_summary(output).read_text(encoding="utf-8"))
+        folder = take(Path(open_data(data).folder), Path(scratch, "chest_xray"), images)
+        count = len(list(folder.glob("train/*/*")))
+        for name, (ways, pairs) in sections(str(folder)).items():
+            if name not in only.split(","):
+                continue
+            about = machine()
+            table = take_turns(ways, repeats)
+            text = f"### {name}\n\n{label}: {count} training images, {repeats} repetitions. {about}.\n\n"
+            text += f"{table.to_markdown(index=False)}\n"
+            text += f"\n{ratios(table, pairs).to_markdown(index=False)}\n" if pairs else ""
+            write_atomic(RESULTS / f"{name}-{label}.md", text)
+            click.echo(text)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ The repository itself is the source folder, so that a link that works in the rep
 load nothing from other addresses: the theme brings its fonts, formulas become MathML, dead widgets are left out.
 """
 
+from pathlib import Path
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from myst_nb.core.render import NbElementRenderer
 from sphinx.util.matching import patfilter
 
 import xrayhelpers
-from xrayhelpers.lessons import WIDGET_VIEW
 
 project = "Chest X-ray lessons"
 version = release = xrayhelpers.__version__
@@ -21,7 +22,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 root_doc = "README"
 include_patterns = ["*.md", "docs/**", "notebooks/**"]
 exclude_patterns = ["docs/templates", "**/.*"]
-templates_path = ["templates"]
+templates_path = [str(Path(__file__).with_name("templates"))]  # autosummary would look beside the README
 suppress_warnings = ["misc.highlighting_failure"]  # `!command` in a Python block is what a reader types in a notebook
 
 # What stands beside the start page, README.md. A new page of docs/ finds its place by itself.
@@ -36,7 +37,7 @@ PAGES = {
 # ------------------------------------------------------------------------------------------------ lessons
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
-nb_mime_priority_overrides = [("*", WIDGET_VIEW, None)]
+nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -55,6 +56,7 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_additional_pages = {"index": "redirect.html"}
 html_copy_source = False
+html_use_index = False  # each room's page lists its names
 html_math_renderer = "mathml"
 html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",

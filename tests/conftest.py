@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 os.environ["XRAYS_PROGRESS"] = "off"
-os.environ["XRAYS_DATA"] = "phantom"  # what `data = "auto"` means in the lessons that nbval runs
+# What `data = "auto"` means in the lessons that nbval runs; tools/processors.py draws other phantoms.
+os.environ["XRAYS_DATA"] = os.environ.get("XRAYS_TEST_DATA", "phantom")
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
@@ -37,8 +38,8 @@ def pytest_unconfigure(config):
 def pytest_xdist_make_scheduler(config, log):
     """Say what stays together on one of xdist's workers, in order: a test file, and all lessons.
 
-    The lessons that nbval runs share a run folder, and 07 reads what 02 to 06 left in it. The runs of
-    test_lessons.py are long and independent, so each goes wherever there is room. (xdist's own `loadgroup` does
+    The lessons that nbval runs share a run folder, and 07 reads what 02 to 06 left in it. The tests that run one
+    lesson each are long and independent, so each goes wherever there is room. (xdist's own `loadgroup` does
     nothing under pytest 9.2.)
     """
     from xdist.scheduler import LoadScopeScheduling
@@ -48,7 +49,7 @@ def pytest_xdist_make_scheduler(config, log):
             file = nodeid.split("::")[0]
             if file.startswith("notebooks/") and "solutions" not in file:
                 return "lessons"
-            return nodeid if file.endswith("test_lessons.py") else file
+            return nodeid if file.endswith(("test_lessons.py", "test_lesson_exercises.py")) else file
 
     return ByLesson(config, log)
 
@@ -71,11 +72,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory):
     """A small phantom folder (train 60, test 30, val 8): read it, do not change it."""
-    from xrayhelpers.phantom import phantom_folder
+    from xrayhelpers._phantom import phantom_folder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XRAYS_CACHE", str(tmp_path_factory.mktemp("phantom-cache")))
-        return Path(phantom_folder(train=60, test=30, val=8, progress=False))
+        return Path(phantom_folder(train=60, test=30, val=8))
 
 
 # ------------------------------------------------------------------------------------------------ browser tests

@@ -1,4 +1,4 @@
-"""The augmentation is the report's, one warp a batch, and depends on (seed, epoch) alone."""
+"""The augmentation is the report's, one warp per batch, and depends on the seed and the epoch alone."""
 
 import numpy as np
 import pytest
@@ -7,17 +7,24 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from xrayhelpers import augment
-from xrayhelpers._quiet import tf
+from xrayhelpers._keras import keras, tf
+from xrayhelpers.augment import CROPS, NONE, REPORT, Augmentation, training_data
 
 SIZE = 64
 
 
+def augment_images(images, augmentation=REPORT, seed=0):
+    """One random version of each image."""
+    draws = augment.draw(len(images), images.shape[1], augmentation, np.random.default_rng(seed))
+    return augment.change(images, draws, augmentation).numpy()
+
+
 @pytest.fixture
-def pixels():
+def images():
     """Forty random images whose first pixel is their number."""
-    images = np.random.default_rng(1).integers(0, 256, (40, SIZE, SIZE, 3)).astype(np.uint8)
-    images[:, 0, 0, 0] = np.arange(40)
-    return images
+    found = np.random.default_rng(1).integers(0, 256, (40, SIZE, SIZE, 3)).astype(np.uint8)
+    found[:, 0, 0, 0] = np.arange(40)
+    return found
 
 
 @pytest.fixture
@@ -36,27 +43,32 @@ def matrices_of(draws, degrees=1.0):
     shear, zoom_x, zoom_y, flip = (
         np.array([draw[name] for draw in draws]) for name in ("shear", "zx", "zy", "flip_horizontal")
     )
-    return augment.affine_matrices(np.deg2rad(shear * degrees), zoom_x, zoom_y, flip.astype(bool), SIZE)
+    return augment._affine_matrices(np.deg2rad(shear * degrees), zoom_x, zoom_y, flip.astype(bool), SIZE)
+
+
+def gathered(dataset):
+    return [np.concatenate(column) for column in zip(*(map(np.asarray, batch) for batch in dataset), strict=True)]
 
 
 @pytest.mark.filterwarnings("ignore:Please import `affine_transform`:DeprecationWarning")
-@pytest.mark.parametrize("factor", [1, 60])  # 60: up to 12 degrees, so that a wrong shear would be seen
-def test_same_parameters_give_the_pictures_of_image_data_generator(pixels, keras_draws, factor):
+def test_same_parameters_give_the_pictures_of_image_data_generator(images, keras_draws):
     generator, draws = keras_draws
-    wanted = [
-        generator.apply_transform(image.astype(np.float32), {**draw, "shear": draw["shear"] * factor})
-        for image, draw in zip(pixels, draws, strict=False)
-    ]
-    found = augment.warp(pixels, matrices_of(draws[: len(pixels)], factor)).numpy()
-    np.testing.assert_allclose(found, wanted, atol=0.02)
+    for factor in (1, 60):  # 60: up to 12 degrees, so that a wrong shear would be seen
+        wanted = [
+            generator.apply_transform(image.astype(np.float32), {**draw, "shear": draw["shear"] * factor})
+            for image, draw in zip(images, draws, strict=False)
+        ]
+        found = augment._warp(images, matrices_of(draws[: len(images)], factor)).numpy()
+        np.testing.assert_allclose(found, wanted, atol=0.02)
 
 
 def test_draws_have_the_distribution_of_image_data_generator(keras_draws):
     theirs = matrices_of(keras_draws[1])
-    ours = augment.random_matrices(2000, SIZE, rng=np.random.default_rng(5))
+    ours = augment.draw(2000, SIZE, REPORT, np.random.default_rng(5))
     for column in (0, 1, 2, 4, 5):
         assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.01, column
-    np.testing.assert_array_equal(ours[:, [3, 6, 7]], 0)
+    np.testing.assert_array_equal(ours[:, [3, 6, 7, 9]], 0)
+    np.testing.assert_array_equal(ours[:, 8], 1)
 
 
 @given(
@@ -67,125 +79,183 @@ def test_draws_have_the_distribution_of_image_data_generator(keras_draws):
     seed=st.integers(0, 2**32),
 )
 @settings(max_examples=50, deadline=None)
-def test_every_warp_leaves_the_centre_where_it_is(size, shear, zoom, flip, seed):
-    warps = augment.Augmentation(shear, zoom, flip)
-    matrices = augment.random_matrices(20, size, warps, np.random.default_rng(seed)).astype(float)
-    centre = (size - 1) / 2
-    points = matrices[:, [0, 3]] * centre + matrices[:, [1, 4]] * centre + matrices[:, [2, 5]]
-    np.testing.assert_allclose(points, centre, atol=1e-3)
+def test_a_warp_without_crop_leaves_the_center_where_it_is(size, shear, zoom, flip, seed):
+    matrices = augment.draw(20, size, Augmentation(shear, zoom, flip), np.random.default_rng(seed)).astype(float)
+    center = (size - 1) / 2
+    points = matrices[:, [0, 3]] * center + matrices[:, [1, 4]] * center + matrices[:, [2, 5]]
+    np.testing.assert_allclose(points, center, atol=1e-3)
     assert (np.abs(matrices[:, 0]) <= 1 + zoom + 1e-6).all()
     assert flip or (matrices[:, 0] > 0).all()
 
 
-def gathered(dataset):
-    return [np.concatenate(column) for column in zip(*(map(np.asarray, batch) for batch in dataset), strict=True)]
+@given(crop=st.floats(0.01, 1), size=st.integers(2, 300), seed=st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_a_crop_lies_in_the_image_and_keeps_the_share_and_the_aspect(crop, size, seed):
+    matrices = augment.draw(50, size, Augmentation(0, 0, True, crop), np.random.default_rng(seed)).astype(float)
+    width, height = np.abs(matrices[:, 0]), matrices[:, 4]
+    assert (crop - 1e-5 <= width * height).all()
+    assert (width / height <= 4 / 3 + 1e-5).all()
+    assert (width / height >= 3 / 4 - 1e-5).all()
+    # the outer edges of the first and the last pixel, in pixels of the original: 0 to size
+    for scale, offset in ((matrices[:, 0], matrices[:, 2]), (matrices[:, 4], matrices[:, 5])):
+        edges = np.stack([offset - scale / 2, offset + scale * (size - 0.5)]) + 0.5
+        assert edges.min() >= -1e-3 * size
+        assert edges.max() <= size * (1 + 1e-3)
 
 
-def test_an_epoch_depends_on_seed_and_number_alone(pixels):
-    def epoch(number, seed):
-        return gathered(augment.epoch_data(pixels, np.arange(40), epoch=number, seed=seed))
-
-    first = epoch(3, 7)
-    np.random.default_rng(0).random(10)
-    tf.random.set_seed(99)
-    for same, again in zip(first, epoch(3, 7), strict=True):
-        np.testing.assert_array_equal(same, again)
-    for other in (epoch(4, 7), epoch(3, 8)):
-        assert not np.array_equal(first[1], other[1])
-        assert not np.array_equal(first[0], other[0])
+def test_a_crop_shows_a_part_of_the_image_enlarged():
+    ramp = np.broadcast_to(np.arange(SIZE, dtype=np.float32)[:, None], (200, SIZE, SIZE))[..., None]  # its row number
+    crops = augment_images(ramp, Augmentation(0, 0, True, crop=0.25), seed=3)
+    draws = augment.draw(200, SIZE, Augmentation(0, 0, True, crop=0.25), np.random.default_rng(3))
+    rows = np.arange(SIZE)
+    for crop, drawn in zip(crops, draws, strict=True):
+        wanted = np.clip(drawn[4] * rows + drawn[5], 0, SIZE - 1)
+        np.testing.assert_allclose(crop[:, 5, 0], wanted, atol=1e-3)
 
 
-def test_each_image_once_with_its_label_and_its_own_warp(pixels):
-    images, labels = gathered(augment.epoch_data(pixels, np.arange(40), epoch=0, augmentation=augment.NONE, rescale=1))
-    assert sorted(labels) == list(range(40))
-    np.testing.assert_array_equal(images, pixels[labels.astype(int)])
-    assert images.dtype == labels.dtype == np.float32
+def test_brightness_and_contrast_are_about_mid_gray_and_stay_in_range(images):
+    plain = Augmentation(0, 0, False)
+    for changed in (Augmentation(0, 0, False, brightness=0.2), Augmentation(0, 0, False, contrast=0.4)):
+        found = augment_images(images, changed, seed=2)
+        assert found.min() >= 0
+        assert found.max() <= 255
+        for image, before in zip(found, images.astype(float), strict=True):
+            inside = (image > 0) & (image < 255)
+            factor, offset = np.polyfit(before[inside], image[inside], 1)
+            if changed.brightness:
+                assert factor == pytest.approx(1, abs=1e-4)
+                assert abs(offset) <= 51.01
+            else:
+                assert 0.6 <= factor <= 1.4
+                assert factor * 127.5 + offset == pytest.approx(127.5, abs=0.01)
+    np.testing.assert_allclose(augment_images(images, plain), images, atol=1e-3)
 
-    images, labels = gathered(augment.epoch_data(pixels, np.arange(40), epoch=2))
-    order, matrices = augment.epoch_draws(40, SIZE, epoch=2)
-    np.testing.assert_array_equal(labels, order)
-    np.testing.assert_allclose(images, augment.warp(pixels, matrices).numpy()[order] / 255, atol=1e-5)
-    assert len({matrix.tobytes() for matrix in matrices}) == 40
+
+def test_versions_of_images_depend_on_the_seed_alone(images):
+    for augmentation in (REPORT, CROPS):
+        first = augment_images(images, augmentation, seed=4)
+        np.random.default_rng(0).random(10)
+        tf.random.set_seed(99)
+        np.testing.assert_array_equal(first, augment_images(images, augmentation, seed=4))
+        assert not np.array_equal(first, augment_images(images, augmentation, seed=5))
+        assert first.dtype == np.float32
+        assert first.shape == images.shape
 
 
-def test_one_warp_a_batch(pixels, monkeypatch):
+def test_each_epoch_is_new_and_depends_on_seed_and_number_alone(images):
+    data = training_data(images, np.arange(40), seed=7)
+    epochs = [gathered(data) for _ in range(3)]
+    for one, other in ((0, 1), (1, 2)):
+        assert not np.array_equal(epochs[one][1], epochs[other][1])
+    assert data.state.begun == 3
+    again = training_data(images, np.arange(40), seed=7)
+    again.state.begun = 2
+    for same, wanted in zip(gathered(again), epochs[2], strict=True):
+        np.testing.assert_array_equal(same, wanted)
+    assert not np.array_equal(gathered(training_data(images, np.arange(40), seed=8))[1], epochs[0][1])
+
+
+def test_an_epoch_counts_when_its_first_batch_is_read(images):
+    data = training_data(images, np.arange(40))
+    iter(data)  # Keras 3.15 opens an iterator at the end of each epoch and never reads it
+    assert data.state.begun == 0
+    next(iter(data))
+    assert data.state.begun == 1
+
+
+def test_each_image_once_with_its_label_and_its_own_version(images):
+    data = training_data(images, np.arange(40), augmentation=NONE)
+    assert data.cardinality() == 3
+    for _ in range(2):
+        found, labels = gathered(data)
+        assert sorted(labels) == list(range(40))
+        np.testing.assert_array_equal(found, images[labels.astype(int)])
+        assert found.dtype == labels.dtype == np.float32
+    for augmentation in (REPORT, CROPS):
+        found, labels = gathered(training_data(images, np.arange(40), augmentation=augmentation, seed=3))
+        rng = np.random.default_rng([3, 0])
+        order = rng.permutation(40)
+        np.testing.assert_array_equal(labels, order)
+        draws = augment.draw(40, SIZE, augmentation, rng)
+        assert len({drawn.tobytes() for drawn in draws}) == 40
+        np.testing.assert_allclose(found, augment.change(images, draws, augmentation).numpy()[order], atol=1e-3)
+
+
+def test_one_warp_per_batch(images, monkeypatch):
     calls = []
     original = tf.raw_ops.ImageProjectiveTransformV3
 
     def counted(**arguments):
-        def count(images):
-            calls.append(len(images))
-            return images
+        def count(batch):
+            calls.append(len(batch))
+            return batch
 
-        arguments["images"] = tf.ensure_shape(
-            tf.numpy_function(count, [arguments["images"]], tf.float32), arguments["images"].shape
-        )
+        counting = tf.numpy_function(count, [arguments["images"]], tf.float32)
+        arguments["images"] = tf.ensure_shape(counting, arguments["images"].shape)
         return original(**arguments)
 
     monkeypatch.setattr(tf.raw_ops, "ImageProjectiveTransformV3", counted)
-    batches = len(list(augment.epoch_data(pixels, np.zeros(40), epoch=0, batch_size=16)))
-    assert batches == 3
-    assert sorted(calls) == [8, 16, 16]
+    for augmentation, wanted in ((CROPS, [8, 16, 16]), (NONE, [])):
+        calls.clear()
+        assert len(list(training_data(images, np.zeros(40), augmentation=augmentation, batch_size=16))) == 3
+        assert sorted(calls) == wanted
 
 
-def test_pixels_are_read_batch_by_batch_from_the_file(pixels, tmp_path):
-    stored = np.lib.format.open_memmap(tmp_path / "p.npy", "w+", np.uint8, pixels.shape)
-    dataset = augment.epoch_data(stored, np.zeros(40), epoch=0, augmentation=augment.NONE, rescale=1)
+def test_images_are_read_batch_by_batch_from_the_file(images, tmp_path):
+    stored = np.lib.format.open_memmap(tmp_path / "p.npy", "w+", np.uint8, images.shape)
+    data = training_data(stored, np.zeros(40), augmentation=NONE)
     stored[:] = 7  # written after the dataset was made: a copy would not see it
-    assert all((images.numpy() == 7).all() for images, _ in dataset)
+    assert all((batch.numpy() == 7).all() for batch, _ in data)
 
 
-def test_class_weights_go_with_their_labels(pixels):
-    labels = np.arange(40) % 2
-    _, found, weights = gathered(augment.epoch_data(pixels, labels, epoch=0, class_weight={0: 2.0, 1: 0.5}))
+def test_class_weights_go_with_their_labels_and_shapes_are_static(images):
+    data = training_data(images, np.arange(40) % 2, class_weight={0: 2.0, 1: 0.5}, augmentation=CROPS)
+    assert data.element_spec[0].shape.as_list() == [None, SIZE, SIZE, 3], "unknown channels: Keras would turn to XLA"
+    _, found, weights = gathered(data)
     np.testing.assert_array_equal(weights, np.where(found == 0, 2.0, 0.5))
 
 
-def test_preprocess_replaces_rescale(pixels):
-    images, _ = gathered(
-        augment.epoch_data(pixels, np.zeros(40), epoch=0, augmentation=augment.NONE, preprocess=lambda batch: batch - 1)
-    )
-    assert images.min() == -1
-    assert images.max() == 254
+def test_features_of_any_shape_can_be_trained_on():
+    features = np.random.default_rng(0).random((20, 2, 3, 5)).astype(np.float16)
+    found, labels = gathered(training_data(features, np.arange(20), augmentation=NONE))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, features[labels.astype(int)])
+    assert training_data(features[:, 0, 0], np.arange(20), augmentation=NONE).element_spec[0].shape == (None, 5)
 
 
-def test_plain_data_keeps_the_order(pixels):
-    images, labels = gathered(augment.plain_data(pixels, np.arange(40), batch_size=7))
-    np.testing.assert_array_equal(labels, np.arange(40))
-    np.testing.assert_allclose(images, pixels / 255, atol=1e-6)
-    (halves,) = gathered(augment.plain_data((pixels / 256).astype(np.float16), rescale=1))
-    np.testing.assert_allclose(halves, pixels / 256)
+def test_the_identity_names_all_that_decides_the_batches(images):
+    labels = np.arange(40) % 2
+
+    def identity(pixels=images, known=labels, **settings):
+        return training_data(pixels, known, **settings).identity()
+
+    other, flipped = images.copy(), labels.copy()
+    other[39, 63, 63, 2] ^= 1
+    flipped[39] ^= 1
+    changed = [{"seed": 1}, {"batch_size": 8}, {"augmentation": CROPS}, {"class_weight": {0: 1.0, 1: 2.0}}]
+    found = [identity(), identity(other), identity(known=flipped), *(identity(**one) for one in changed)]
+    assert len(set(found)) == len(found)
+    assert identity(np.array(images), labels.tolist()) == identity()
 
 
-@pytest.mark.parametrize("labels", [np.zeros(39), np.zeros((40, 1)), np.zeros(0)])
-def test_labels_that_do_not_fit_are_refused(pixels, labels):
-    with pytest.raises(ValueError, match="label each"):
-        augment.epoch_data(pixels, labels, epoch=0)
+def test_a_fit_goes_through_new_epochs_and_is_silent(images, capfd, recwarn):
+    data, seen = training_data(images, np.arange(40) % 2), []
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, data.state.begun)))
+    model.fit(data, epochs=3, verbose=0, callbacks=[spy])
+    assert seen == [(0, 1), (1, 2), (2, 3)]
+    assert capfd.readouterr() == ("", "")
 
 
-def test_no_images_are_refused():
+def test_what_does_not_fit_is_refused(images):
+    for labels in (np.zeros(39), np.zeros((40, 1)), np.zeros(0)):
+        with pytest.raises(ValueError, match="one label per image"):
+            training_data(images, labels)
     with pytest.raises(ValueError, match="Found 0 images"):
-        augment.epoch_data(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0), epoch=0)
-
-
-@pytest.mark.parametrize("limits", [{"shear": -1}, {"zoom": 1.0}, {"zoom": -0.1}])
-def test_impossible_limits_are_refused(limits):
-    with pytest.raises(ValueError, match="expected shear >= 0"):
-        augment.Augmentation(**limits)
-
-
-def test_grey_and_coloured_batches_come_out_as_the_warp_alone_makes_them():
-    """Of a grey batch one channel is warped and given to all three; of others each channel is warped."""
-    rng = np.random.default_rng(0)
-    pixels = np.repeat(rng.integers(0, 256, (24, 16, 16, 1), np.uint8), 3, axis=-1)
-    order, matrices = augment.epoch_draws(24, 16, epoch=1, seed=5)
-    pixels[order[8:16]] = rng.integers(0, 256, (8, 16, 16, 3))
-    pixels[order[20], 3, 4, 2] += 1  # one value of one pixel
-    data = augment.epoch_data(pixels, np.zeros(24), epoch=1, seed=5, batch_size=8)
-    assert data.element_spec[0].shape.as_list() == [None, 16, 16, 3], "unknown channels: Keras would turn to XLA"
-    batches = list(data)
-    for number, (images, _) in enumerate(batches):
-        chosen = order[8 * number : 8 * number + 8]
-        assert np.array_equal(images, augment.warp(pixels[chosen], matrices[chosen]).numpy() * np.float32(1 / 255))
-    plain = np.concatenate([images for (images,) in augment.plain_data(pixels, batch_size=8)])
-    assert np.array_equal(plain, pixels * np.float32(1 / 255))
+        training_data(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0))
+    with pytest.raises(ValueError, match="batch_size >= 1"):
+        training_data(images, np.zeros(40), batch_size=0)
+    for limits in ({"shear": -1}, {"zoom": 1.0}, {"zoom": -0.1}, {"crop": 0.0}, {"crop": 1.5}, {"contrast": 1.0}):
+        with pytest.raises(ValueError, match="expected shear >= 0"):
+            Augmentation(**limits)

@@ -2,80 +2,89 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
-from xrayhelpers import doctor, lessons
+from xrayhelpers import _doctor
 from xrayhelpers.__main__ import main
-from xrayhelpers.doctor import check_all
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def call(*words):
     return CliRunner().invoke(main, list(words))
 
 
-@pytest.mark.parametrize("words", [(), ("run",), ("fetch",), ("fetch", "phantom"), ("cache",), ("doctor",)])
-def test_help_is_there(words):
-    result = call(*words, "--help")
-    assert result.exit_code == 0
-    assert "Usage:" in result.output
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (("run", "--data", "/no/such/folder"), "does not exist"),
-        (("run", "--only", "42"), "There is no lesson 42"),
-        (("run", "-p", "epochz=1"), "No parameter is called epochz"),
-        (("run", "-p", "epochs"), "not of the form name=value"),
-        (("run", "--data", "phantom:trains=3"), "cannot be read"),
-        (("fetch", "folder", "/no/such/folder"), "does not exist"),
-    ],
-)
-def test_mistakes_get_one_paragraph(words, text, cache):
-    result = call(*words)
-    assert result.exit_code != 0
-    assert text in result.output
-    assert "Traceback" not in result.output
-    assert isinstance(result.exception, SystemExit)
-
-
-def test_fetch_phantom_and_look_at_it(cache):
-    drawn = call("fetch", "phantom", "--train", "6", "--test", "4", "--val", "2", "--seed", "5")
-    assert drawn.exit_code == 0, drawn.output
-    assert "phantom:train=6,test=4,val=2,seed=5" in drawn.output
-    folder = drawn.output.splitlines()[0]
-    looked = call("fetch", "folder", folder)
-    assert looked.exit_code == 0
-    assert "12 images" in looked.output
-
-
-def test_cache_list_and_clear(cache):
-    call("fetch", "phantom", "--train", "6", "--test", "4", "--val", "2")
-    assert "phantom" in call("cache", "list").output
-    assert call("cache", "clear", "--yes").exit_code == 0
-    assert not list(cache.glob("phantom*"))
-
-
-def test_doctor_names_what_it_must(cache, monkeypatch):
-    monkeypatch.setenv("XRAYS_DATA", "/no/such/folder")
-    checks = {check.name: check for check in check_all()}
-    assert {"python", "tensorflow", "device", "memory", "data", "VGG16 weights", "disk, here"} <= set(checks)
-    assert "does not exist" in checks["data"].advice
-    assert call("doctor").exit_code == 0
-
-
-def test_doctor_advises_where_memory_or_python_do_not_fit(monkeypatch):
-    monkeypatch.setattr(doctor, "LEAST_MEMORY", 0)
-    assert [check.advice for check in (doctor.check_memory(), doctor.check_versions()[1])] == ["", ""]
-    monkeypatch.setattr(doctor, "LEAST_MEMORY", float("inf"))
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 14, 0))
-    assert "close other programs" in doctor.check_memory().advice
-    assert "3.11, 3.12 or 3.13" in doctor.check_versions()[1].advice
+def test_help_is_there():
+    for words in ((), ("fetch",), ("fetch", "kaggle"), ("fetch", "phantom"), ("cache",), ("doctor",)):
+        result = call(*words, "--help")
+        assert result.exit_code == 0
+        assert "Usage:" in result.output
 
 
 def test_help_answers_without_loading_anything_heavy():
     code = "import sys; sys.argv = ['x']; import xrayhelpers.__main__; print(*(m for m in sys.modules if '.' not in m))"
-    out = subprocess.run([sys.executable, "-c", code], cwd=lessons.ROOT, capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"tensorflow", "papermill", "pandas", "matplotlib", "cv2"} & set(out.stdout.split())
+
+
+def test_mistakes_get_one_paragraph(cache):
+    for words, text in {
+        ("fetch", "folder", "/no/such/folder"): "does not exist",
+        ("fetch", "folder", str(ROOT / "docs")): "No train/ and test/ in",
+        ("fetch", "phantom", "--train", "1"): "train=1",
+        ("fetch", "phantom", "--train", "many"): "not a valid integer",
+        ("run",): "No such command",
+    }.items():
+        result = call(*words)
+        assert result.exit_code != 0
+        assert text in result.output
+        assert "Traceback" not in result.output
+        assert isinstance(result.exception, SystemExit)
+
+
+def test_fetch_phantom_look_at_it_and_clear_it(cache):
+    drawn = call("fetch", "phantom", "--train", "6", "--test", "4", "--val", "2", "--seed", "5")
+    assert drawn.exit_code == 0, drawn.output
+    assert 'DATA="phantom:train=6,test=4,val=2,seed=5"' in drawn.output
+    looked = call("fetch", "folder", drawn.output.splitlines()[0])
+    assert looked.exit_code == 0
+    assert "12 images" in looked.output
+    assert "phantom" in call("cache", "list").output
+    (cache / "mine.txt").write_text("mine")
+    assert call("cache", "clear").exit_code == 1, "asked, and not answered with yes"
+    cleared = call("cache", "clear", "--yes")
+    assert cleared.exit_code == 0
+    assert "1 other files or folders there are not from this package: they stay." in cleared.output
+    assert [path.name for path in cache.iterdir()] == ["mine.txt"]
+
+
+def test_doctor_names_what_it_must(cache, monkeypatch):
+    monkeypatch.setenv("XRAYS_DATA", "/no/such/folder")
+    checks = {check.name: check for check in _doctor.check_all()}
+    assert {"python", "tensorflow", "device", "memory", "data", "VGG16 weights", "disk, here"} <= set(checks)
+    assert "does not exist" in checks["data"].advice
+    monkeypatch.setenv("XRAYS_DATA", "phantom:train=6")
+    said = call("doctor")
+    assert said.exit_code == 0
+    assert "the embedded phantom  -> for the real images: python -m xrayhelpers fetch kaggle" in said.output
+    assert not cache.exists(), "nothing is drawn or downloaded"
+
+
+def test_doctor_advises_where_something_does_not_fit(cache, monkeypatch):
+    before = {check.name: check for check in _doctor.check_all()}
+    monkeypatch.setenv("XRAYS_VGG16_WEIGHTS", "/no/such/file")
+    monkeypatch.setattr(_doctor, "LEAST_MEMORY", float("inf"))
+    monkeypatch.setattr(_doctor, "LEAST_FREE", float("inf"))
+    monkeypatch.setattr(_doctor, "PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(_doctor.sys, "version_info", (3, 14, 0))
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as on a bare Debian
+    after = {check.name: check.advice for check in _doctor.check_all()}
+    assert before["python"].advice == ""
+    assert "3.11, 3.12 or 3.13" in after["python"]
+    assert "close other programs" in after["memory"]
+    assert "XRAYS_CACHE" in after["disk, cache"]
+    assert "requirements.txt" in after["no-such-package"]
+    assert "apt-get install libgl1" in after["opencv"]
+    assert after["VGG16 weights"] == "unset it"

@@ -1,17 +1,22 @@
-"""The lists of the other environments agree with requirements.txt; `make test-oldest` and `test-colab` run them."""
+"""The other environments (`make test-oldest`, `make test-colab`) and the other processors (`make test-processors`)."""
 
+import os
+import shutil
+import subprocess
 import sys
 
+import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tools import environments
-from xrayhelpers.lessons import ROOT
+from tools.lessons import ROOT
 
-# What only checks the text, the stored outputs, or the site of the newest versions.
+# What only checks the text, the stored outputs, the site of the newest versions, or a cluster.
 NOT_RUN = {
+    "distributed",
     "codespell",
     "ruff",
     "nbval",
@@ -76,3 +81,30 @@ def test_environment_is_made_once(monkeypatch, tmp_path):
     monkeypatch.setattr(environments, "find_python", lambda version: None)
     with pytest.raises(SystemExit, match=r"Found no Python 3\.11"):
         environments.make_environment("oldest")
+
+
+@pytest.mark.slow
+def test_processors_tell_red_from_green(tmp_path):
+    """Stored outputs are compared on the stored phantom; on others only errors count. One line per lesson."""
+    code, output = nbformat.v4.new_code_cell, nbformat.v4.new_output
+    cells = {
+        "01_same": code(
+            "import os\nprint(os.environ['OMP_NUM_THREADS'], 0.5)", outputs=[output("stream", text="1 0.7\n")]
+        ),
+        "02_differs": code("print(5)", outputs=[output("stream", text="6\n")]),
+        "03_error": code("import os\nassert os.environ['XRAYS_DATA'] == 'phantom'"),
+    }
+    for folder in ("tools", "tests", "notebooks"):
+        (tmp_path / folder).mkdir()
+    for name in ("tools/processors.py", "tests/conftest.py", "tests/sanitize.cfg"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, cell in cells.items():
+        cell.execution_count = 1
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / f"{name}.ipynb")
+    command = [sys.executable, "tools/processors.py", "--settings", "one-thread", "--seeds", "0,1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XRAYS", "PYTEST"))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    states = [line.split()[3:5] for line in done.stdout.splitlines() if " min" not in line]
+    wanted = ["green", "RED", "green", "green", "green", "RED"]
+    assert states == [[name, state] for name, state in zip([*cells, *cells], wanted, strict=True)], done.stdout
+    assert done.returncode == 1

@@ -11,7 +11,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from xrayhelpers import evaluate, intervals
+from xrayhelpers import _intervals as intervals
+from xrayhelpers import evaluate
 
 
 def draw_images(rng, n_patients=150, auc=0.9, alike=0.5, share=0.625):
@@ -54,13 +55,10 @@ def test_weighted_metrics_are_those_of_scikit_learn(rows, threshold):
 
 
 def test_calibration_error_by_hand():
-    # Promised 0.05, came 0 of 2; promised 0.55, came 1 of 2; promised 0.975 (1.0 is in the last bin), came 1 of 2.
+    # Predicted 0.05, observed 0 of 2; predicted 0.55, observed 1 of 2; 0.975 (1.0 is in the last bin), 1 of 2.
     labels, scores = [0, 0, 0, 1, 0, 1], [0.05, 0.05, 0.55, 0.55, 0.95, 1.0]
     by_hand = (2 * 0.05 + 2 * 0.05 + 2 * 0.475) / 6
     assert evaluate.measure(labels, scores).loc["calibration_error", "value"] == pytest.approx(by_hand)
-    table = evaluate.reliability_table(labels, scores)
-    assert table.index.tolist() == [0, 5, 9]
-    assert (table["images"] * (table["score"] - table["share"]).abs()).sum() / 6 == pytest.approx(by_hand)
 
 
 def test_measure_has_all_metrics_inside_their_intervals(images):
@@ -94,26 +92,23 @@ def test_intervals_of_patients_are_wider_than_of_images():
     assert ratio.drop(["calibration_error", "pr_auc"]).between(1.8, 2.2).all()
 
 
-def test_one_patient_a_class_has_no_interval():
+def test_one_patient_per_class_has_no_interval():
     table = evaluate.measure([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9], patients=["a", "a", "b", "b"])
     assert table.loc["sensitivity", "value"] == 0.5
     assert table.loc[["sensitivity", "specificity", "roc_auc"], ["low", "high"]].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores", "patients", "message"),
-    [
-        ([0, 1, 1], [0.1, 0.2], None, "one score an image"),
+def test_wrong_input_says_what_to_do():
+    for labels, scores, patients, message in (
+        ([0, 1, 1], [0.1, 0.2], None, "one score per image"),
         ([0, 1, 2], [0.1, 0.2, 0.3], None, "expected 0"),
         ([1, 1, 1], [0.1, 0.2, 0.3], None, "the same label"),
         ([0, 1, 1], [0.1, np.nan, 0.3], None, "diverged"),
         ([0, 1, 1], [0.1, 1.2, 0.3], None, "probabilities"),
         ([0, 1, 1], [0.1, 0.2, 0.3], [1, 2], "2 patients for 3 images"),
-    ],
-)
-def test_wrong_input_says_what_to_do(labels, scores, patients, message):
-    with pytest.raises(ValueError, match=message):
-        evaluate.measure(labels, scores, patients=patients)
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate.measure(labels, scores, patients=patients)
 
 
 def test_scores_as_keras_returns_them(images):
@@ -145,9 +140,10 @@ def test_bootstrap_deviation_is_that_of_a_mean():
     assert draws.std() == pytest.approx(textbook, rel=0.03)
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 20), (17, 20), (20, 20), (390, 400)])
-def test_wilson_interval_is_that_of_statsmodels(right, n):
-    assert intervals.wilson_interval(right / n, n) == pytest.approx(proportion_confint(right, n, method="wilson"))
+def test_wilson_interval_is_that_of_statsmodels():
+    for right, n in [(0, 20), (17, 20), (20, 20), (390, 400)]:
+        expected = proportion_confint(right, n, method="wilson")
+        assert intervals.wilson_interval(right / n, n) == pytest.approx(expected)
 
 
 def test_newcombe_interval_holds_at_one_and_solves_its_equation():
@@ -181,30 +177,29 @@ def covered(auc, threshold, n_sets, n_patients=150, alike=0.5, seed=0):
     held = []
     for i in range(n_sets):
         labels, scores, patients = draw_images(rng, n_patients, auc, alike)
-        table = evaluate.measure(labels, scores, threshold, patients, n_resamples=400, seed=i)
+        table = evaluate.measure(labels, scores, threshold, patients, n_resamples=250, seed=i)
         held.append((table["low"] <= truth) & (truth <= table["high"]))
     return truth, pd.DataFrame(held).mean()
 
 
 @pytest.mark.slow
 def test_intervals_hold_the_truth():
-    """1,000 data sets of 150 patients with 2.2 images each, AUC 0.9, sensitivity 0.85: 92 to 98 % of them."""
+    """240 data sets of 150 patients with 2.2 images each, AUC 0.9, sensitivity 0.85 (one standard error: 1.4 %)."""
     shift = np.sqrt(2) * stats.norm.ppf(0.9)
     threshold = special.expit(1.3 * shift * (shift / 2 - stats.norm.ppf(0.85)))
-    truth, share = covered(0.9, threshold, n_sets=1000)
+    truth, share = covered(0.9, threshold, n_sets=240)
     assert truth["roc_auc"] == pytest.approx(0.9, abs=0.003)
     assert truth["sensitivity"] == pytest.approx(0.85, abs=0.003)
-    assert share.between(0.92, 0.98).all(), share.to_string()
+    assert share.between(0.90, 0.992).all(), share.to_string()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("auc", [0.97, 0.998])
-def test_intervals_hold_the_truth_near_one(auc):
-    """Near 1 not less than 92 %; PR AUC by Wilson's interval is careful there (up to 100 %)."""
-    _, share = covered(auc, 0.5, n_sets=300, n_patients=120, alike=0.7)
-    assert (share.drop("brier") >= 0.92).all(), share.to_string()
-    assert share["brier"] >= 0.89  # a handful of surely wrong images carry it: measured 0.92 to 0.95 over 1,000
-    assert (share.drop("pr_auc") <= 0.99).all(), share.to_string()
+def test_intervals_hold_the_truth_near_one():
+    """Near 1, a plain bootstrap held it in about 80 %. (Measured over 1,000 sets: 92 % or more.)"""
+    for auc in (0.97, 0.998):
+        _, share = covered(auc, 0.5, n_sets=100, n_patients=120, alike=0.7)
+        assert (share.drop("brier") >= 0.88).all(), share.to_string()
+        assert share["brier"] >= 0.85  # a few confident errors decide it: measured 0.92 to 0.95 over 1,000 sets
 
 
 # ------------------------------------------------------------------------------------------- comparison
@@ -216,19 +211,16 @@ def rated(normal, abnormal):
     ]
 
 
-@pytest.mark.parametrize(
-    ("normal", "abnormal", "area", "low", "high"),
-    [
+def test_delong_on_published_examples():
+    for normal, abnormal, area, low, high in (
         # Hanley & McNeil (1982), 109 CT images; interval as printed for them in Stata's manual of `roctab`.
         ((33, 6, 6, 11, 2), (3, 2, 2, 11, 33), 0.8932, 0.83295, 0.95339),
-        # WFNS grade in the subarachnoid haemorrhage data of Turck et al. (2010), as printed by R's pROC.
+        # WFNS grade in the subarachnoid hemorrhage data of Turck et al. (2010), as printed by R's pROC.
         ((37, 20, 3, 8, 4), (2, 12, 1, 8, 18), 0.8237, 0.7485, 0.8988),
-    ],
-)
-def test_delong_on_published_examples(normal, abnormal, area, low, high):
-    areas, covariance = intervals.delong(*rated(normal, abnormal))
-    half = stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
-    assert (areas[0], areas[0] - half, areas[0] + half) == pytest.approx((area, low, high), abs=6e-5)
+    ):
+        areas, covariance = intervals.delong(*rated(normal, abnormal))
+        half = stats.norm.ppf(0.975) * np.sqrt(covariance[0, 0])
+        assert (areas[0], areas[0] - half, areas[0] + half) == pytest.approx((area, low, high), abs=6e-5)
 
 
 def test_delong_by_definition(images):
@@ -253,53 +245,56 @@ def test_delong_with_patients_ignores_copies(images):
     assert intervals.delong(copies[0], copies[1])[1][0, 0] < 0.4 * once[0, 0]
 
 
+def compare_errors(labels, a, b, thresholds=(0.5, 0.5), patients=None):
+    return evaluate._compare_errors(labels, a, b, thresholds, patients)
+
+
 def test_comparing_a_model_with_itself_finds_nothing(images):
     labels, scores, patients = images
-    for method in ("delong", "bootstrap"):
-        found = evaluate.compare_auc(labels, scores, scores, patients, method=method)
-        assert found["difference"] == 0
-        assert found["p"] == 1
-    assert evaluate.compare_errors(labels, scores, scores, patients=patients)["p_patients"] == 1
+    found = evaluate.compare_auc(labels, scores, scores[:, None], patients)  # (N, 1), as Keras returns scores
+    assert found["difference"] == 0
+    assert found["p"] == 1
+    assert compare_errors(labels, scores, scores, patients=patients)["p_patients"] == 1
 
 
-def test_delong_and_bootstrap_agree(images):
+def test_delong_agrees_with_a_paired_bootstrap(images):
     labels, scores, patients = images
     worse = special.expit(special.logit(scores) + 2 * np.random.default_rng(2).normal(size=scores.size))
-    a, b = (evaluate.compare_auc(labels, scores, worse, patients, method) for method in ("delong", "bootstrap"))
-    assert a["difference"] == pytest.approx(b["difference"])
-    assert (a["low"], a["high"]) == pytest.approx((b["low"], b["high"]), abs=0.01)
-    assert a["low"] > 0
-    assert max(a["p"], b["p"]) < 0.01
-    with pytest.raises(ValueError, match="'delong' or 'bootstrap'"):
-        evaluate.compare_auc(labels, scores, worse, method="t-test")
+    found = evaluate.compare_auc(labels, scores, worse, patients)
+    weights = intervals.patient_weights(labels, patients, 2000, seed=0)
+    areas = [intervals.weighted_metrics(labels, s, 0.5, weights)["roc_auc"] for s in (scores, worse)]
+    limits = np.quantile(areas[0] - areas[1], [0.025, 0.975])
+    assert (found["low"], found["high"]) == pytest.approx(tuple(limits), abs=0.01)
+    assert found["low"] > 0
+    assert found["p"] < 0.01
 
 
 def test_comparison_raises_few_false_alarms():
     """Two equally good models, patients with several images: 5 % of p-values below 0.05, not more."""
     rng = np.random.default_rng(0)
     p = []
-    for _ in range(600):
+    for _ in range(400):
         labels, a, patients = draw_images(rng, 80, alike=0.9)
         mine = rng.normal(size=(2, 80))[:, patients]
         a, b = special.expit(special.logit(a) + 2 * mine)
         area = evaluate.compare_auc(labels, a, b, patients)["p"]
-        errors = evaluate.compare_errors(labels, a, b, patients=patients)
+        errors = compare_errors(labels, a, b, patients=patients)
         p.append((area, errors["p_patients"], errors["p_images"]))
     alarms = (np.array(p) < 0.05).mean(axis=0)
-    assert alarms[:2].min() >= 0.03
-    assert alarms[:2].max() <= 0.08
-    assert alarms[2] > 0.08  # McNemar's test takes images for independent: too sure
+    assert alarms[:2].min() >= 0.02
+    assert alarms[:2].max() <= 0.085
+    assert alarms[2] > 0.08  # McNemar's test treats images as independent: too many alarms
 
 
-@pytest.mark.parametrize("n", [30, 300])
-def test_mcnemar_is_that_of_statsmodels(n):
-    rng = np.random.default_rng(n)
-    labels, a, b = rng.integers(0, 2, n), rng.uniform(size=n), rng.uniform(size=n)
-    found = evaluate.compare_errors(labels, a, b, thresholds=(0.3, 0.5))
-    right = pd.crosstab((a >= 0.3) == labels, (b >= 0.5) == labels).to_numpy()
-    assert (found["only_b_right"], found["only_a_right"]) == (right[0, 1], right[1, 0])
-    exact = right[0, 1] + right[1, 0] < 25
-    assert found["p_images"] == pytest.approx(mcnemar(right, exact=exact, correction=True).pvalue)
+def test_mcnemar_is_that_of_statsmodels():
+    for n in (30, 300):
+        rng = np.random.default_rng(n)
+        labels, a, b = rng.integers(0, 2, n), rng.uniform(size=n), rng.uniform(size=n)
+        found = compare_errors(labels, a, b, thresholds=(0.3, 0.5))
+        right = pd.crosstab((a >= 0.3) == labels, (b >= 0.5) == labels).to_numpy()
+        assert (found["only_b_right"], found["only_a_right"]) == (right[0, 1], right[1, 0])
+        exact = right[0, 1] + right[1, 0] < 25
+        assert found["p_images"] == pytest.approx(mcnemar(right, exact=exact, correction=True).pvalue)
 
 
 def test_error_comparison_of_patients_by_hand():
@@ -308,10 +303,10 @@ def test_error_comparison_of_patients_by_hand():
     labels = np.array([0, 1, 0, 1, 0, 1])
     a = np.array([0.1, 0.9, 0.1, 0.1, 0.1, 0.9])
     b = np.array([0.9, 0.1, 0.9, 0.9, 0.1, 0.9])
-    found = evaluate.compare_errors(labels, a, b, patients=list("aabcdd"))
+    found = compare_errors(labels, a, b, patients=list("aabcdd"))
     assert (found["only_a_right"], found["only_b_right"]) == (3, 1)
     assert found["p_patients"] == pytest.approx(6 / 8)
-    alone = evaluate.compare_errors(labels, a, b)  # three to one: McNemar's exact test
+    alone = compare_errors(labels, a, b)  # three to one: McNemar's exact test
     assert alone["p_patients"] == alone["p_images"] == pytest.approx(stats.binomtest(1, 4).pvalue)
 
 
@@ -325,9 +320,28 @@ def test_change_between_two_independent_proportions():
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
-@pytest.mark.parametrize("p", [[0.03], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.9, 0.0, 1.0], [0.01, 0.011, 0.012]])
-def test_holm_is_that_of_statsmodels(p):
-    np.testing.assert_allclose(intervals.holm(p), multipletests(p, method="holm")[1], atol=1e-12)
+def test_holm_is_that_of_statsmodels():
+    for p in [[0.03], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.9, 0.0, 1.0], [0.01, 0.011, 0.012]]:
+        np.testing.assert_allclose(intervals.holm(p), multipletests(p, method="holm")[1], atol=1e-12)
+
+
+def test_paired_change_by_patient():
+    before, after = np.zeros(8), np.array([1.0, 1, 1, 1, 3, 3, 3, 3])
+    alone = evaluate.paired_change(before, after)
+    in_pairs = evaluate.paired_change(before, after, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert alone["value"] == in_pairs["value"] == 2
+    assert in_pairs["low"] < alone["low"] < 2 < alone["high"] < in_pairs["high"]
+    assert evaluate.paired_change(before, before + 1, [1] * 8).isna().tolist() == [False, True, True]
+
+
+def test_intervals_of_a_paired_change_hold_the_truth():
+    rng, held = np.random.default_rng(0), 0
+    patients = np.repeat(np.arange(40), 3)
+    for seed in range(200):
+        change = 0.3 + rng.normal(size=40)[patients] + rng.normal(size=120)
+        found = evaluate.paired_change(np.zeros(120), change, patients, seed)
+        held += found["low"] <= 0.3 <= found["high"]
+    assert held / 200 == pytest.approx(0.95, abs=0.04)
 
 
 def test_compare_all_pairs(images):
@@ -358,21 +372,18 @@ def test_operating_points_by_hand():
         assert row.specificity == (row.threshold > SCORES)[LABELS == 0].mean()
 
 
-@pytest.mark.parametrize(
-    ("rule", "options", "expected"),
-    [
-        ("balanced_accuracy", {}, 0.65),  # 3/4 and 4/4, as good as 4/4 and 3/4 at 0.35; 0.15 from 0.5 both
+def test_choose_threshold_by_hand():
+    for rule, options, expected in (
+        ("balanced_accuracy", {}, 0.65),  # 3/4 and 4/4, as good as 4/4 and 3/4 at 0.35; both 0.15 away from 0.5
         ("accuracy", {}, 0.65),
         ("cost", {"cost_miss": 10}, 0.35),
         ("cost", {"cost_miss": 1, "cost_alarm": 10}, 0.65),
-        ("cost", {"cost_miss": 10, "prevalence": 0.01}, 0.65),  # on a ward with few cases alarms are dear
+        ("cost", {"cost_miss": 10, "prevalence": 0.01}, 0.65),  # where cases are rare, alarms are expensive
         ("sensitivity", {"at_least": 1.0}, 0.35),
         ("specificity", {"at_least": 1.0}, 0.65),
         ("specificity", {"at_least": 0.5}, 0.35),
-    ],
-)
-def test_choose_threshold_by_hand(rule, options, expected):
-    assert evaluate.choose_threshold(LABELS, SCORES, rule, **options) == pytest.approx(expected)
+    ):
+        assert evaluate.choose_threshold(LABELS, SCORES, rule, **options) == pytest.approx(expected), (rule, options)
 
 
 def test_threshold_at_the_ends_and_wrong_rules():
@@ -390,12 +401,6 @@ def test_expected_cost_by_hand():
     assert cost[0.0] == pytest.approx(2 * 4 / 8)  # four false alarms
     rare = evaluate.expected_cost(LABELS, SCORES, cost_miss=10, cost_alarm=2, prevalence=0.1)
     assert rare["cost"].iloc[-1] == pytest.approx(2 * 0.9)
-
-
-def test_sensitivity_at_specificity_by_hand():
-    assert evaluate.sensitivity_at_specificity(LABELS, SCORES, 1.0)["sensitivity"] == 0.75
-    point = evaluate.sensitivity_at_specificity(LABELS, SCORES, 0.75)
-    assert (point["sensitivity"], point["specificity"]) == (1.0, 0.75)
 
 
 def test_decision_curve_by_hand():
@@ -416,17 +421,16 @@ def test_predictive_values_by_hand():
 
 
 # ------------------------------------------------------------------------------------------ calibration
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_temperature_is_recovered(temperature):
+def test_temperature_is_recovered():
     rng = np.random.default_rng(0)
     honest = special.expit(rng.normal(0, 2, 20_000))
-    labels = rng.uniform(size=honest.size) < honest
-    distorted = special.expit(special.logit(honest) * temperature)
-    found = evaluate.fit_temperature(labels.astype(int), distorted)
-    assert found == pytest.approx(temperature, rel=0.05)
-    kept = np.abs(special.logit(distorted)) < 16  # scores are held 1e-7 away from 0 and 1
-    restored = evaluate.apply_temperature(distorted, temperature)
-    np.testing.assert_allclose(restored[kept], honest[kept], atol=1e-6)
+    labels = (rng.uniform(size=honest.size) < honest).astype(int)
+    for temperature in (0.5, 1.0, 3.0):
+        distorted = special.expit(special.logit(honest) * temperature)
+        assert evaluate.fit_temperature(labels, distorted) == pytest.approx(temperature, rel=0.05)
+        kept = np.abs(special.logit(distorted)) < 16  # scores are kept 1e-7 away from 0 and 1
+        restored = evaluate.apply_temperature(distorted, temperature)
+        np.testing.assert_allclose(restored[kept], honest[kept], atol=1e-6)
 
 
 def test_temperature_keeps_ranks_and_lowers_log_loss(images):
@@ -442,11 +446,3 @@ def test_temperature_keeps_ranks_and_lowers_log_loss(images):
 def test_scores_of_zero_and_one_can_be_calibrated():
     calm = evaluate.apply_temperature([0.0, 1.0], evaluate.fit_temperature([0, 1, 1, 0], [0.0, 1.0, 0.0, 1.0]))
     assert np.isfinite(calm).all()
-
-
-def test_reliability_table_counts_every_image(images):
-    labels, scores, _ = images
-    table = evaluate.reliability_table(labels, scores, bins=7)
-    assert table["images"].sum() == labels.size
-    assert ((table["low"] <= table["share"]) & (table["share"] <= table["high"])).all()
-    assert (table["images"] @ table["share"]) / labels.size == pytest.approx(labels.mean())

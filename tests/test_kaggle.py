@@ -22,7 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from xrayhelpers import download, sources
+from xrayhelpers import _kaggle, data
+from xrayhelpers._machine import DataWarning, FetchError, StorageError
+from xrayhelpers.data import DataRecord
 
 KEY = "KGAT_" + "0123456789abcdef" * 2  # planted: no output, log or error may show it
 OLD_KEY = "fedcba9876543210" * 2
@@ -132,23 +134,31 @@ def kaggle(monkeypatch, tmp_path):
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("no_proxy", "")
+    be_small(monkeypatch)
     yield server
     server.shutdown()
     server.server_close()
 
 
-def record(counts=None, zip_bytes=100_000):
-    return sources.DataRecord(
-        name="small set",
-        address="",
-        version="1",
-        licence="",
-        citation="",
-        counts=counts or {"train": 6, "test": 4, "val": 2},
-        slug="owner/small-set",
-        zip_bytes=zip_bytes,
-        folder_bytes=100_000,
-    )
+def be_small(monkeypatch, **changes):
+    """Let the data set to be fetched be a small one."""
+    record = DataRecord("small set", "", "1", "", "", {"train": 6, "test": 4, "val": 2})
+    for room in (data, _kaggle):
+        monkeypatch.setattr(room, "KAGGLE", record)
+    for name, value in {"SLUG": "owner/small-set", "ZIP_BYTES": 100_000, "FOLDER_BYTES": 100_000, **changes}.items():
+        monkeypatch.setattr(_kaggle, name, value)
+
+
+@pytest.fixture
+def deliver(monkeypatch, tmp_path):
+    """Put an archive where the command line would, and go on from there; no server, no waiting."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    be_small(monkeypatch)
+
+    def deliver(content):
+        monkeypatch.setattr(_kaggle, "_download", lambda archive: archive.write_bytes(content))
+
+    return deliver
 
 
 def files_of(folder):
@@ -162,70 +172,72 @@ def nothing_left(folder):
 
 def test_success_without_an_account(kaggle, tmp_path):
     kaggle.blob = make_zip()
-    source = download.fetch_kaggle(tmp_path / "data", record())
+    source = _kaggle.fetch_kaggle(tmp_path / "data")
     assert source.folder == tmp_path / "data" / "chest_xray"
     assert len(files_of(source.folder)) == 12
     assert str(source) == "kaggle data: 12 images (train 6, test 4, val 2), as small set should have"
     assert all(authorization == "" for _, authorization in kaggle.seen)
     assert not (tmp_path / "data" / ".download").exists()
-    again = download.fetch_kaggle(tmp_path / "data", record())
+    again = _kaggle.fetch_kaggle(tmp_path / "data")
     assert "already there" in again.note
     assert kaggle.blobs == 1
 
 
-@pytest.mark.parametrize("where", ["KAGGLE_API_TOKEN", "access_token", "kaggle.json"])
-def test_token_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd, caplog, where):
+def test_token_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd, caplog):
     caplog.set_level(logging.DEBUG)
+    kaggle.blob, kaggle.says = make_zip(), "no"
     folder = Path(os.environ["HOME"]) / ".kaggle"
     folder.mkdir()
-    if where == "KAGGLE_API_TOKEN":
-        monkeypatch.setenv(where, KEY)
-    else:
-        text = KEY if where == "access_token" else json.dumps({"username": "pupil", "key": OLD_KEY})
-        (folder / where).write_text(text)
-        (folder / where).chmod(0o600)
-    kaggle.blob = make_zip()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        source = download.fetch_kaggle(tmp_path / "data", record())
-    kaggle.refuse, kaggle.says = 403, "no"
-    with pytest.raises(sources.FetchError) as error:
-        download.fetch_kaggle(tmp_path / "other", record())
-    assert any(authorization for _, authorization in kaggle.seen)
+    for where in ("access_token", "kaggle.json", "KAGGLE_API_TOKEN"):
+        for old in folder.iterdir():
+            old.unlink()
+        if where == "KAGGLE_API_TOKEN":
+            monkeypatch.setenv(where, KEY)
+        else:
+            text = KEY if where == "access_token" else json.dumps({"username": "pupil", "key": OLD_KEY})
+            (folder / where).write_text(text)
+            (folder / where).chmod(0o600)
+        kaggle.refuse, kaggle.seen = 403, []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(FetchError) as error:
+                _kaggle.fetch_kaggle(tmp_path / "refused")
+        assert any(authorization for _, authorization in kaggle.seen), where
+        said = "".join(capfd.readouterr()) + caplog.text + str(error.value) + repr(error.value)
+        assert KEY not in said
+        assert OLD_KEY not in said
+    kaggle.refuse = None
+    source = _kaggle.fetch_kaggle(tmp_path / "granted")
     written = "".join(p.read_text(errors="ignore") for p in tmp_path.glob("*/*.log"))
-    said = "".join(capfd.readouterr()) + caplog.text + str(error.value) + repr(error.value) + str(source) + written
-    assert KEY not in said
-    assert OLD_KEY not in said
+    assert KEY not in "".join(capfd.readouterr()) + caplog.text + str(source) + written
 
 
-@pytest.mark.parametrize("plain", [True, False])
-@pytest.mark.parametrize(
-    ("status", "says", "text"),
-    [
-        (401, "Unauthenticated", r"token \(401\).*docs/kaggle.md"),
-        (403, "Permission 'datasets.get' was denied", r"refuses \(403\)"),
-        (404, "Dataset not found", r"no such data set \(404\)"),
-        (429, "Too many requests", r"\(429\). Wait a few minutes"),
-    ],
-)
-def test_refused(kaggle, tmp_path, monkeypatch, status, says, text, plain):
+def test_refused(kaggle, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
-    kaggle.refuse, kaggle.says = status, "" if plain else says
-    with pytest.raises(sources.FetchError, match=text) as error:
-        download.fetch_kaggle(tmp_path / "data", record())
-    assert KEY not in str(error.value)
-    assert nothing_left(tmp_path / "data")
+    for status, says, text in (
+        (401, "", r"token \(401\).*docs/kaggle.md"),
+        (403, "", r"refuses \(403\)"),
+        (403, "Permission 'datasets.get' was denied", r"refuses \(403\)"),
+        (404, "", r"no such data set \(404\)"),
+        (404, "Dataset not found", r"no such data set \(404\)"),
+        (429, "", r"\(429\). Wait a few minutes"),
+    ):
+        kaggle.refuse, kaggle.says = status, says
+        with pytest.raises(FetchError, match=text) as error:
+            _kaggle.fetch_kaggle(tmp_path / "data")
+        assert KEY not in str(error.value)
+        assert nothing_left(tmp_path / "data")
 
 
 def test_a_page_that_is_not_kaggles(kaggle, tmp_path):
     kaggle.refuse, kaggle.says = 502, "a page"
-    with pytest.raises(sources.FetchError, match="proxy"):
-        download.fetch_kaggle(tmp_path / "data", record())
+    with pytest.raises(FetchError, match="proxy"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
 
 
 def test_dropped_at_30_percent_is_resumed_by_the_client(kaggle, tmp_path):
     kaggle.blob, kaggle.drops = make_zip(size=400_000), [0.3]
-    source = download.fetch_kaggle(tmp_path / "data", record(zip_bytes=len(kaggle.blob)))
+    source = _kaggle.fetch_kaggle(tmp_path / "data")
     assert len(files_of(source.folder)) == 12
     assert kaggle.ranges == [pytest.approx(0.3 * len(kaggle.blob), abs=2 << 20)]
     assert kaggle.ranges[0] > 0
@@ -234,9 +246,9 @@ def test_dropped_at_30_percent_is_resumed_by_the_client(kaggle, tmp_path):
 def test_killed_and_resumed_by_the_next_run(kaggle, tmp_path):
     kaggle.blob, kaggle.pause = make_zip(size=1_000_000), 0.1
     code = (
-        "from xrayhelpers import download, sources;"
-        f"record = sources.DataRecord('s', '', '', '', '', slug='owner/small-set');"
-        f"download.fetch_kaggle({str(tmp_path / 'data')!r}, record)"
+        "from xrayhelpers import _kaggle;"
+        "_kaggle.SLUG, _kaggle.ZIP_BYTES = 'owner/small-set', 100_000;"
+        f"_kaggle.fetch_kaggle({str(tmp_path / 'data')!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
     archive = tmp_path / "data" / ".download" / "small-set.zip"
@@ -248,7 +260,7 @@ def test_killed_and_resumed_by_the_next_run(kaggle, tmp_path):
     process.wait()
     assert nothing_left(tmp_path / "data")
     kaggle.pause = 0
-    source = download.fetch_kaggle(tmp_path / "data", record())
+    source = _kaggle.fetch_kaggle(tmp_path / "data")
     assert len(files_of(source.folder)) == 12
     assert kaggle.ranges
     assert kaggle.ranges[0] >= 1 << 20
@@ -256,15 +268,15 @@ def test_killed_and_resumed_by_the_next_run(kaggle, tmp_path):
 
 def test_wrong_length(kaggle, tmp_path):
     kaggle.blob, kaggle.drops, kaggle.gone_after = make_zip(size=300_000), [0.5], 1
-    with pytest.raises(sources.FetchError, match="wrong length"):
-        download.fetch_kaggle(tmp_path / "data", record())
+    with pytest.raises(FetchError, match="wrong length"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
     assert nothing_left(tmp_path / "data")
 
 
 def test_no_network(kaggle, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://user:hunter2secret@127.0.0.1:9")
-    with pytest.raises(sources.FetchError, match="connection failed") as error:
-        download.fetch_kaggle(tmp_path / "data", record())
+    with pytest.raises(FetchError, match="connection failed") as error:
+        _kaggle.fetch_kaggle(tmp_path / "data")
     assert "hunter2secret" not in str(error.value)
 
 
@@ -279,34 +291,30 @@ def link_member(target="/etc/passwd"):
     return info, target
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        pytest.param(lambda: damaged(make_zip()), "archive is damaged", id="crc"),
-        pytest.param(lambda: b"no zip at all" * 100, "archive is damaged", id="no zip"),
-        pytest.param(lambda: make_zip()[:-200], "archive is damaged", id="cut"),
-        pytest.param(
-            lambda: make_zip(extra=[("../escaped.jpeg", b"x")]), "outside its folder.*not unpacked", id="above"
-        ),
-        pytest.param(lambda: make_zip(extra=[("/tmp/escaped.jpeg", b"x")]), "outside its folder", id="absolute"),
-        pytest.param(
-            lambda: make_zip(extra=[("chest_xray/train/NORMAL/..\\..\\e.jpeg", b"x")]), "outside", id="backslash"
-        ),
-        pytest.param(lambda: make_zip(extra=[link_member()]), "link or a locked file", id="link"),
-        pytest.param(lambda: make_zip(tree=("a/b/c/x",)), "holds no {train,test,val}", id="no tree"),
-    ],
-)
-def test_bad_archive(kaggle, tmp_path, content, text):
-    kaggle.blob = content()
-    with pytest.raises(sources.FetchError, match=text):
-        download.fetch_kaggle(tmp_path / "data", record())
-    assert nothing_left(tmp_path / "data")
+def test_bad_archive(deliver, tmp_path):
+    """None writes outside its folder or leaves half a one; none is kept, so that the same command then works."""
+    above = "chest_xray/train/NORMAL/..\\..\\escaped.jpeg"
+    for content, text in (
+        (damaged(make_zip()), "archive is damaged"),
+        (b"no zip at all" * 100, "archive is damaged"),
+        (make_zip()[:-200], "archive is damaged"),
+        (make_zip(extra=[("../escaped.jpeg", b"x")]), "outside its folder.*not unpacked"),
+        (make_zip(extra=[("/tmp/escaped.jpeg", b"x")]), "outside its folder"),
+        (make_zip(extra=[(above, b"x")]), "outside its folder"),
+        (make_zip(extra=[link_member()]), "link or a locked file"),
+        (make_zip(tree=("a/b/c/x",)), "holds no {train,test,val}"),
+    ):
+        deliver(content)
+        with pytest.raises(FetchError, match=text):
+            _kaggle.fetch_kaggle(tmp_path / "data")
+        assert nothing_left(tmp_path / "data")
     assert not list(tmp_path.rglob("*escaped*"))
-    kaggle.blob = make_zip()  # the bad archive is not kept: the same command then works
-    assert len(files_of(download.fetch_kaggle(tmp_path / "data", record()).folder)) == 12
+    assert not list(tmp_path.rglob("*.zip"))
+    deliver(make_zip())
+    assert len(files_of(_kaggle.fetch_kaggle(tmp_path / "data").folder)) == 12
 
 
-def test_doubled_tree_and_litter(kaggle, tmp_path):
+def test_doubled_tree_and_litter(deliver, tmp_path):
     litter = [
         ("__MACOSX/chest_xray/train/NORMAL/._IM-0000-0001.jpeg", b"x"),
         ("chest_xray/__MACOSX/train/NORMAL/IM-0000-0001.jpeg", b"x"),
@@ -315,22 +323,23 @@ def test_doubled_tree_and_litter(kaggle, tmp_path):
         ("chest_xray/train/NORMAL/._IM-0000-0001.jpeg", b"x"),
         ("chest_xray/chest_xray/.DS_Store", b"x"),
     ]
-    kaggle.blob = make_zip(tree=("chest_xray/", "chest_xray/chest_xray/"), extra=litter)
-    folder = download.fetch_kaggle(tmp_path / "data", record()).folder
+    deliver(make_zip(tree=("chest_xray/", "chest_xray/chest_xray/"), extra=litter))
+    folder = _kaggle.fetch_kaggle(tmp_path / "data").folder
     names = files_of(folder)
     assert len(names) == 12
     assert all(re.fullmatch(r"(train|test|val)/(NORMAL|PNEUMONIA)/IM-\d{4}-0001\.jpeg", name) for name in names)
 
 
-def test_other_counts_are_said(kaggle, tmp_path):
-    kaggle.blob = make_zip(counts={"train": 5, "test": 6, "val": 2})
-    source = download.fetch_kaggle(tmp_path / "data", record())
+def test_other_counts_are_said(deliver, tmp_path):
+    deliver(make_zip(counts={"train": 5, "test": 6, "val": 2}))
+    source = _kaggle.fetch_kaggle(tmp_path / "data")
     assert str(source).endswith("against small set: 1 fewer in train, 2 more in test")
 
 
-def test_too_little_room_is_said_before_anything_is_asked(kaggle, tmp_path):
-    with pytest.raises(sources.StorageError, match=r"needs 1000000\.\d+ GB, .* are free. Make room"):
-        download.fetch_kaggle(tmp_path / "data", record(zip_bytes=10**15))
+def test_too_little_room_is_said_before_anything_is_asked(kaggle, tmp_path, monkeypatch):
+    be_small(monkeypatch, ZIP_BYTES=10**15)
+    with pytest.raises(StorageError, match=r"needs 1000000\.\d+ GB, .* are free. Make room"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
     assert kaggle.seen == []
 
 
@@ -345,25 +354,30 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.slow  # the client itself tries five times, for a minute
-def test_disk_full_while_downloading(kaggle, tmp_path):
-    kaggle.blob = make_zip(size=300_000)
-    with largest_file(1_000_000), pytest.raises(sources.StorageError, match="disk is full"):
-        download.fetch_kaggle(tmp_path / "data", record())
+def test_disk_full_while_downloading(tmp_path, monkeypatch):
+    """In the words of the command line, which itself would try five times, for a minute."""
+    program = tmp_path / "kaggle"
+    program.write_text("#!/bin/sh\necho \"OSError: [Errno 28] No space left on device: 'small-set.zip'\"\nexit 1\n")
+    program.chmod(0o755)
+    be_small(monkeypatch)
+    monkeypatch.setattr(_kaggle.shutil, "which", lambda *args, **kwargs: str(program))
+    with pytest.raises(StorageError, match=r"disk is full. Make room and run the same command again. It said: OSError"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
     assert nothing_left(tmp_path / "data")
 
 
-def test_disk_full_while_unpacking(kaggle, tmp_path, monkeypatch):
-    kaggle.blob = make_zip(extra=[("chest_xray/train/NORMAL/IM-7777-0001.jpeg", bytes(3_000_000))])
-    assert len(kaggle.blob) < 1_000_000
-    with largest_file(1_000_000), pytest.raises(sources.StorageError, match="cannot be written"):
-        download.fetch_kaggle(tmp_path / "data", record())
+def test_disk_full_while_unpacking(deliver, tmp_path):
+    content = make_zip(extra=[("chest_xray/train/NORMAL/IM-7777-0001.jpeg", bytes(3_000_000))])
+    assert len(content) < 1_000_000
+    deliver(content)
+    with largest_file(1_000_000), pytest.raises(StorageError, match="cannot be written"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
     assert nothing_left(tmp_path / "data")
 
 
-def test_killed_while_unpacking_leaves_no_folder(kaggle, tmp_path, monkeypatch):
-    kaggle.blob = make_zip()
-    real = download.shutil.copyfileobj
+def test_killed_while_unpacking_leaves_no_folder(deliver, tmp_path, monkeypatch):
+    deliver(make_zip())
+    real = _kaggle.shutil.copyfileobj
     written = []
 
     def dies(source, target):
@@ -373,78 +387,67 @@ def test_killed_while_unpacking_leaves_no_folder(kaggle, tmp_path, monkeypatch):
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(download.shutil, "copyfileobj", dies)
+        patch.setattr(_kaggle.shutil, "copyfileobj", dies)
         with pytest.raises(KeyboardInterrupt):
-            download.fetch_kaggle(tmp_path / "data", record())
+            _kaggle.fetch_kaggle(tmp_path / "data")
     assert nothing_left(tmp_path / "data")
     (tmp_path / "data" / ".chest_xray-unpacking" / "train").mkdir(parents=True)  # as SIGKILL would leave it
-    assert len(files_of(download.fetch_kaggle(tmp_path / "data", record()).folder)) == 12
+    assert len(files_of(_kaggle.fetch_kaggle(tmp_path / "data").folder)) == 12
     assert not (tmp_path / "data" / ".chest_xray-unpacking").exists()
 
 
-def test_stalled(kaggle, tmp_path):
+def test_stalled(kaggle, tmp_path, monkeypatch):
+    monkeypatch.setattr(_kaggle, "STALLED_AFTER", 3)
     kaggle.blob, kaggle.pause = make_zip(size=1_000_000), 30
-    with pytest.raises(sources.FetchError, match="Nothing came for 3 s"):
-        download.fetch_kaggle(tmp_path / "data", record(), stalled_after=3)
+    with pytest.raises(FetchError, match="Nothing came for 3 s"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
 
 
 def test_no_command_line(kaggle, tmp_path, monkeypatch):
-    monkeypatch.setattr(download.shutil, "which", lambda *args, **kwargs: None)
-    with pytest.raises(sources.FetchError, match="python -m pip install kaggle"):
-        download.fetch_kaggle(tmp_path / "data", record())
+    monkeypatch.setattr(_kaggle.shutil, "which", lambda *args, **kwargs: None)
+    with pytest.raises(FetchError, match="python -m pip install kaggle"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
 
 
-def test_open_key_file_is_warned_of(kaggle, tmp_path):
+def test_open_key_file_is_warned_of(deliver, tmp_path):
     file = Path(os.environ["HOME"]) / ".kaggle" / "kaggle.json"
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"username": "pupil", "key": OLD_KEY}))
     file.chmod(0o644)
-    kaggle.blob = make_zip()
-    with pytest.warns(sources.DataWarning, match=r"Type: chmod 600 ~/\.kaggle/kaggle\.json"):
-        download.fetch_kaggle(tmp_path / "data", record())
+    deliver(make_zip())
+    with pytest.warns(DataWarning, match=r"Type: chmod 600 ~/\.kaggle/kaggle\.json"):
+        _kaggle.fetch_kaggle(tmp_path / "data")
 
 
 def test_mask(kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "short-secret")
     text = f"{KEY} {OLD_KEY} short-secret http://u:pw@host/x https://host/blob?X-Sig=abc user pupil"
-    assert download.mask(text) == "*** *** *** http://***@host/x https://host/blob?*** user pupil"
+    assert _kaggle._mask(text) == "*** *** *** http://***@host/x https://host/blob?*** user pupil"
 
 
 def test_colab_secret_is_used_and_never_shown(kaggle, tmp_path, monkeypatch, capfd):
-    """A stand-in for `google.colab`, which exists only in Colab: it gives one secret and refuses the others."""
-    asked = []
+    """A stand-in for `google.colab`, which exists only in Colab: it gives one secret or none, refuses others."""
+    secrets = {}
 
     def get(name):
-        asked.append(name)
-        if name != "KAGGLE_API_TOKEN":
+        if name not in secrets:
             raise LookupError(f"Secret {name} does not exist.")
-        return KEY
+        return secrets[name]
 
     userdata = types.ModuleType("google.colab.userdata")
     userdata.get = get
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setitem(sys.modules, "google.colab.userdata", userdata)
     kaggle.blob = make_zip()
-    shown = str(download.fetch_kaggle(tmp_path / "one", record()))
-    assert "KAGGLE_API_TOKEN" in asked
-    assert [words for path, words in kaggle.seen if "DownloadDataset" in path] == [f"Bearer {KEY}"]
+    assert "as small set should have" in str(_kaggle.fetch_kaggle(tmp_path / "without"))
+    assert all(words == "" for _, words in kaggle.seen)
+    secrets["KAGGLE_API_TOKEN"] = KEY
+    shown = str(_kaggle.fetch_kaggle(tmp_path / "one"))
+    assert [words for path, words in kaggle.seen if "DownloadDataset" in path] == ["", f"Bearer {KEY}"]
     kaggle.refuse, kaggle.says = 403, "You may not"
-    with pytest.raises(download.FetchError) as refused:
-        download.fetch_kaggle(tmp_path / "two", record())
+    with pytest.raises(FetchError) as refused:
+        _kaggle.fetch_kaggle(tmp_path / "two")
     assert "KAGGLE_API_TOKEN" not in os.environ, "the secret must not reach other programs"
     said = capfd.readouterr()
     assert KEY not in shown + str(refused.value) + said.out + said.err
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def test_colab_without_secrets_is_like_anywhere_else(kaggle, tmp_path, monkeypatch):
-    def get(name):
-        raise LookupError(f"Secret {name} does not exist.")
-
-    userdata = types.ModuleType("google.colab.userdata")
-    userdata.get = get
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    monkeypatch.setitem(sys.modules, "google.colab.userdata", userdata)
-    kaggle.blob = make_zip()
-    assert "as small set should have" in str(download.fetch_kaggle(tmp_path / "data", record()))
-    assert all(words == "" for _, words in kaggle.seen)

@@ -1,5 +1,6 @@
-"""papermill runs every lesson with two odd sets of parameters on a tiny phantom; no lesson is exempt."""
+"""papermill runs every lesson with odd parameters on a tiny phantom; its last section also runs without the package."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -8,73 +9,51 @@ import nbformat
 import optuna
 import papermill
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from xrayhelpers.lessons import KERNEL_ARGUMENTS, ROOT, choose_parameters, find_lessons, kernel_environment
+from tools.lessons import KERNEL_ARGUMENTS, ROOT, choose_parameters, find_lessons, kernel_environment
 
 TINY = "phantom:train=40,test=20,val=4"
-SETS = {
-    "small": {
-        "data": TINY,
-        "image_size": 33,
-        "batch_size": 7,
-        "epochs": 1,
-        "seed": 3,
-        "protocol": "report",
-        "neighbors": 1,
-        "views": 1,
-        "seeds": 1,
-        "optimizers": "sgd",
-        "units": "8",
-        "members": 1,
-        "better_epochs": 1,
-    },
-    "odd": {
-        "data": TINY + ",seed=2",
-        "image_size": 47,
-        "batch_size": 64,
-        "epochs": 2,
-        "seed": 11,
-        "protocol": "patient",
-        "neighbors": 4,
-        "views": 3,
-        "seeds": 2,
-        "optimizers": "adam,sgd",
-        "units": "3,17",
-        "members": 2,
-        "better_epochs": 2,
-    },
+ODD = {
+    "data": TINY + ",seed=2",
+    "image_size": 47,
+    "batch_size": 7,
+    "epochs": 2,
+    "longest": 3,
+    "seed": 11,
+    "seeds": 1,
+    "protocol": "patient",
+    "neighbors": 4,
+    "optimizers": "sgd",
+    "units": "3,17",
+    "trials": 3,
 }
 LESSONS = find_lessons(ROOT)
 FAKE_KEY = "KGAT_" + "0123456789abcdef" * 2  # put together here, so that no scan of the repository finds a key
+each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
-def test_every_parameter_has_odd_values(lesson):
-    for name, values in SETS.items():
-        assert set(lesson.parameters) <= set(values), f"add the new parameter to {name} in tests/test_lessons.py"
-        assert all(values[key] != lesson.parameters[key] for key in ("data", "seed") if key in lesson.parameters)
+def test_every_parameter_has_an_odd_value():
+    for lesson in LESSONS:
+        assert set(lesson.parameters) <= set(ODD), f"add the new parameter of {lesson.name} to ODD"
+        assert all(ODD[name] != lesson.parameters[name] for name in ("data", "seed"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
-def test_lesson_runs_with_other_parameters(lesson, name, tmp_path, monkeypatch):
-    """Also: a Kaggle token that lies ready reaches no output and no file of the run."""
+@each_lesson
+def test_lesson_runs_with_odd_parameters(lesson, tmp_path, monkeypatch):
+    """Also: no cell warns, and a Kaggle token that lies ready reaches no output and no file of the run."""
     monkeypatch.setenv("KAGGLE_API_TOKEN", FAKE_KEY)
     monkeypatch.setenv("KAGGLE_KEY", FAKE_KEY)
     # As in a student's JupyterLab: with the one TensorFlow is silent, with the other ipykernel does not listen to it.
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    given = {key: value for key, value in SETS[name].items() if key in lesson.parameters}
-    values = choose_parameters([lesson], given)[lesson.name]
+    given = {name: value for name, value in ODD.items() if name in lesson.parameters}
     with kernel_environment(tmp_path):
         executed = papermill.execute_notebook(
             lesson.path,
             tmp_path / lesson.path.name,
-            parameters=values,
+            parameters=choose_parameters([lesson], given)[lesson.name],
             kernel_name="python3",
             language="python",
             cwd=lesson.path.parent,
@@ -82,8 +61,8 @@ def test_lesson_runs_with_other_parameters(lesson, name, tmp_path, monkeypatch):
             extra_arguments=KERNEL_ARGUMENTS,
             execution_timeout=900,
         )
-    assert "injected-parameters" in str(executed.cells[:6])
-    assert not any(out.get("name") == "stderr" for cell in executed.cells for out in cell.get("outputs", []))
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
+    assert [out for cell in executed.cells for out in cell.get("outputs", []) if out.get("name") == "stderr"] == []
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert tmp_path / lesson.path.name in written
     assert not any(FAKE_KEY.encode() in path.read_bytes() for path in written)
@@ -91,28 +70,86 @@ def test_lesson_runs_with_other_parameters(lesson, name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_papermills_share_one_grid(tmp_path, monkeypatch):
-    """The same command started twice: both end, every trial was trained once, both tell the same."""
-    given = {key: SETS["small"][key] for key in ("data", "image_size", "epochs", "seeds", "batch_size")}
-    given |= {"optimizers": "sgd,adam", "units": "4,8"}
+    """The same command started twice: both end, and every finished trial counts once."""
+    (lesson,) = find_lessons(ROOT, ["06"])
+    given = {
+        "data": TINY,
+        "image_size": 33,
+        "epochs": 1,
+        "seeds": 1,
+        "trials": 3,
+        "optimizers": "sgd,adam",
+        "units": "4,8",
+    }
+    given = {name: value for name, value in given.items() if name in lesson.parameters}
     monkeypatch.setenv("XRAYS_RUN", str(tmp_path))
-    lesson = ROOT / "notebooks" / "06_tuning.ipynb"
-    command = [sys.executable, "-m", "papermill", str(lesson), "-k", "python3", "--cwd", str(lesson.parent)]
-    command += [word for key, value in given.items() for word in ("-p", key, str(value))]
+    monkeypatch.delenv("XRAYS_STORAGE", raising=False)
     both = [tmp_path / "one.ipynb", tmp_path / "two.ipynb"]
-    runs = [subprocess.Popen([*command[:4], str(path), *command[4:]], stderr=subprocess.DEVNULL) for path in both]
+    command = [sys.executable, "-m", "papermill", str(lesson.path), "OUT", "-k", "python3", "--cwd", str(ROOT)]
+    command += [word for name, value in given.items() for word in ("-p", name, str(value))]
+    runs = [subprocess.Popen([*command[:4], str(path), *command[5:]], stderr=subprocess.DEVNULL) for path in both]
     assert [run.wait(900) for run in runs] == [0, 0]
 
-    for file in sorted((tmp_path / "search").glob("*.log")):
-        storage = JournalStorage(JournalFileBackend(str(file)))
-        (study,) = optuna.get_all_study_summaries(storage)
-        trained = Counter()
-        for trial in optuna.load_study(study_name=study.study_name, storage=storage).get_trials():
-            trained[trial.user_attrs["slot"]] += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        assert set(trained.values()) == {1}
-    assert {file.name.split("-")[0].split(".")[0] for file in (tmp_path / "search").glob("*.log")} == {"grid", "budget"}
-    answers = [
-        [out.text for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []) if "promised" in str(out)]
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    assert len(names) >= 2, "the grid and the search with a budget"
+    grids = 0
+    for name in names:
+        trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+        assert not [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+        finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        asked = Counter(
+            str(trial.system_attrs["fixed_params"]) for trial in finished if "fixed_params" in trial.system_attrs
+        )
+        assert set(asked.values()) <= {1}, "a trial of the grid was trained twice"
+        grids += len(asked) == 4
+    assert grids >= 1
+    tables = [
+        [
+            out
+            for cell in nbformat.read(path, 4).cells
+            for out in cell.get("outputs", [])
+            if "sgd" in str(out.get("data"))
+        ]
         for path in both
     ]
-    assert len(answers[0]) == 1
-    assert answers[0] == answers[1]
+    assert tables[0], "the lesson shows the trials"
+    assert [out["data"].get("text/plain") for out in tables[0]] == [out["data"].get("text/plain") for out in tables[1]]
+
+
+# What a process does in which `import xrayhelpers` fails, wherever it might be installed.
+BLOCK = """import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "xrayhelpers":
+            raise ModuleNotFoundError("xrayhelpers is not here")
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run_blocked(code, folder):
+    command = [sys.executable, "-I", "-c", BLOCK + code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@each_lesson
+def test_last_section_needs_no_package(lesson, phantom_root, tmp_path):
+    """The cell "Without this package" does the lesson's job where `xrayhelpers` cannot be imported."""
+    cells = nbformat.read(lesson.path, as_version=4).cells
+    tagged = [n for n, cell in enumerate(cells) if "without-package" in cell.metadata.get("tags", [])]
+    if not tagged:  # test_house.py says which lessons have the section
+        return
+    (place,) = tagged
+    assert len([line for line in cells[place].source.splitlines() if line.strip()]) <= 15
+    where = cells[place - 1].source  # the line that the reader changes
+    assert re.fullmatch(r'folder = source\.folder( / "train")?', where), where
+    source = f"import pathlib, types; source = types.SimpleNamespace(folder=pathlib.Path({str(phantom_root)!r}))\n"
+    done = run_blocked(f"{source}{where}\ndel source, pathlib, types\n{cells[place].source}", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_package_is_really_blocked(tmp_path):
+    for code in ("import xrayhelpers", "from xrayhelpers.data import load_index"):
+        assert "xrayhelpers is not here" in run_blocked(code, tmp_path).stderr
+    assert run_blocked("import json", tmp_path).returncode == 0

@@ -9,13 +9,12 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from xrayhelpers import phantom
-from xrayhelpers.phantom import NOTHING_PLANTED, Traps, draw_case, lesion_mask, phantom_folder, plan_cases
+from xrayhelpers import _phantom
+from xrayhelpers._phantom import NOTHING_PLANTED, Traps, draw_case, lesion_mask, phantom_folder, plan_cases
 
 OFFICIAL = re.compile(
     r"(train|test|val)/(NORMAL/(NORMAL2-)?IM-\d{4}-\d{4}(-\d{4})?|PNEUMONIA/person\d+_(bacteria|virus)_\d+)\.jpeg"
@@ -49,7 +48,7 @@ def test_images_are_grey_jpegs_with_a_picture_in_them(small):
     for path in small.rglob("*.jpeg"):
         with Image.open(path) as image:
             assert (image.format, image.mode) == ("JPEG", "L")
-            assert 290 <= image.width < 420
+            assert 160 <= image.width < 600
             assert np.asarray(image).std() > 30
 
 
@@ -59,17 +58,21 @@ def test_one_seed_one_data_set_whatever_the_threads(small, tmp_path, monkeypatch
     assert contents(draw(tmp_path, train=40, test=20, val=4, seed=1)) != contents(small)
 
 
-@pytest.mark.parametrize(("train", "test", "val"), [(12, 6, 2), (2, 2, 0), (7, 3, 1), (13, 11, 5)])
-def test_tiny_and_odd_sizes(tmp_path, train, test, val):
-    names = [name.split("/")[:2] for name in contents(draw(tmp_path, train=train, test=test, val=val))]
-    assert Counter(split for split, _ in names) == Counter({"train": train, "test": test, "val": val})
-    assert {("train", "NORMAL"), ("train", "PNEUMONIA"), ("test", "NORMAL"), ("test", "PNEUMONIA")} <= set(
-        map(tuple, names)
-    )
+def test_tiny_and_odd_sizes(tmp_path):
+    for train, test, val in [(12, 6, 2), (2, 2, 0), (7, 3, 1), (13, 11, 5)]:
+        names = [name.split("/")[:2] for name in contents(draw(tmp_path, train=train, test=test, val=val))]
+        assert Counter(split for split, _ in names) == Counter({"train": train, "test": test, "val": val})
+        assert {("train", "NORMAL"), ("train", "PNEUMONIA"), ("test", "NORMAL"), ("test", "PNEUMONIA")} <= set(
+            map(tuple, names)
+        )
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_default_plan_has_the_prevalence_and_the_patients_of_the_real_data(seed):
+def test_default_plan_has_the_prevalence_and_the_patients_of_the_real_data():
+    for seed in range(4):
+        check_plan(seed)
+
+
+def check_plan(seed):
     cases = plan_cases(400, 160, 16, seed, Traps())
     names = [case.name for case in cases]
     assert len(set(names)) == 576
@@ -109,38 +112,43 @@ def test_duplicates_are_planted_and_removable(tmp_path):
     assert pairs(draw(tmp_path, train=24, test=12, val=0, duplicates=0)) == 0
 
 
-def bytes_a_pixel(folder: Path, label: str) -> np.ndarray:
+def widths(folder: Path, label: str) -> np.ndarray:
     found = []
     for path in (folder / "train" / label).iterdir():
         with Image.open(path) as image:
-            found.append(path.stat().st_size / (image.width * image.height))
+            found.append(image.width)
     return np.array(found)
 
 
-def test_quality_shortcut_is_planted_and_removable(tmp_path):
-    planted = draw(tmp_path, train=60, test=2, val=0, prevalence=0.5)
-    wins = bytes_a_pixel(planted, "NORMAL")[:, None] > bytes_a_pixel(planted, "PNEUMONIA")
-    assert wins.mean() > 0.9
-    removed = draw(tmp_path, train=60, test=2, val=0, prevalence=0.5, **NOTHING_PLANTED)
-    wins = bytes_a_pixel(removed, "NORMAL")[:, None] > bytes_a_pixel(removed, "PNEUMONIA")
-    assert 0.25 < wins.mean() < 0.75  # 30 + 30 images: five standard deviations would be 0.38
+def test_the_shortcut_of_size_is_planted_and_removable(tmp_path):
+    planted = draw(tmp_path, train=300, test=2, val=0, prevalence=0.5)
+    wins = widths(planted, "NORMAL")[:, None] > widths(planted, "PNEUMONIA")
+    assert 0.57 < wins.mean() < 0.85  # clearly, but not perfectly, as in the originals
+    removed = draw(tmp_path, train=300, test=2, val=0, prevalence=0.5, **NOTHING_PLANTED)
+    wins = widths(removed, "NORMAL")[:, None] > widths(removed, "PNEUMONIA")
+    assert 0.38 < wins.mean() < 0.62
 
 
-def test_shift_changes_test_normals_most():
+def test_shift_changes_the_normals_of_test_alone():
     strong, none = (plan_cases(40, 20, 4, 0, Traps(shift=shift)) for shift in (1.0, 0.0))
-    changed = Counter()
-    for a, b in zip(strong, none, strict=True):
-        changed[a.name.split("/")[0], a.cause == "normal"] = max(
-            a.shift, changed[a.name.split("/")[0], a.cause == "normal"]
-        )
-        assert b.shift == 0
-    assert changed["train", True] == changed["train", False] == 0
-    # A duplicate of a train image is in test too, unshifted; the rest of the test normals carry the whole shift.
-    assert changed["test", True] > changed["test", False] > 0
+    shifted = {(case.name.split("/")[0], case.cause == "normal") for case in strong if case.shift}
+    assert shifted == {("test", True)}
+    assert [replace(case, shift=0.0) for case in strong] == list(none)
 
 
-@pytest.mark.parametrize("cause", ["bacteria", "virus"])
-def test_contrast_moves_only_what_the_mask_names_and_the_haze_around(cause):
+def test_train_is_the_same_byte_for_byte_under_any_shift(small, tmp_path):
+    other = contents(draw(tmp_path, train=40, test=20, val=4, shift=2.0))
+    same = {name for name, data in contents(small).items() if other[name] == data}
+    assert {name for name in other if name.startswith(("train/", "val/"))} <= same
+    assert any(name not in same for name in other if name.startswith("test/NORMAL/"))
+
+
+def test_contrast_moves_only_what_the_mask_names_and_the_haze_around():
+    for cause in ("bacteria", "virus"):
+        check_lesion(cause)
+
+
+def check_lesion(cause):
     case = next(case for case in plan_cases(40, 20, 4, 0, Traps()) if case.cause == cause)
     ill, mask = draw_case(case)
     well, none = draw_case(replace(case, contrast=0.0))
@@ -153,20 +161,6 @@ def test_contrast_moves_only_what_the_mask_names_and_the_haze_around(cause):
     assert abs(brighter[~mask].mean()) < brighter[mask].mean() / 3
     again, _ = draw_case(replace(case, cause="normal"))
     assert np.array_equal(again, well)  # without contrast the sick are drawn like the healthy
-
-
-def test_without_pose_the_films_of_a_patient_are_alike():
-    def distances(pose):
-        """Mean difference of small films, within a patient and between patients."""
-        cases = [case for case in plan_cases(60, 2, 0, 0, Traps(pose=pose, duplicates=0)) if "train/PNEU" in case.name]
-        films = np.stack([cv2.resize(draw_case(case)[0], (32, 32), interpolation=cv2.INTER_AREA) for case in cases])
-        apart = np.abs(films[:, None].astype(float) - films[None]).mean(axis=(2, 3))
-        same = np.array([[a.body == b.body for b in cases] for a in cases])
-        return apart[same & ~np.eye(len(cases), dtype=bool)].mean(), apart[~same].mean()
-
-    within, between = distances(0)
-    assert within < between / 2
-    assert within < distances(1)[0] / 2
 
 
 def test_heart_is_on_the_right_of_the_image():
@@ -202,22 +196,22 @@ def test_a_complete_folder_is_reused_and_a_damaged_one_drawn_again(tmp_path, mon
     folder = draw(tmp_path, train=6, test=4, val=0)
     before = contents(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(phantom, "draw_case", lambda case: pytest.fail("drawn again"))
+        patch.setattr(_phantom, "draw_case", lambda case: pytest.fail("drawn again"))
         assert draw(tmp_path, train=6, test=4, val=0) == folder
     next(folder.rglob("*.jpeg")).unlink()
     assert contents(draw(tmp_path, train=6, test=4, val=0)) == before
 
 
 def test_nothing_half_done_is_left(tmp_path, monkeypatch):
-    def full(case, root):
+    def full(case, file):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(phantom, "_write", full)
+        patch.setattr(_phantom, "_write", full)
         with pytest.raises(OSError, match="No space"):
             draw(tmp_path, train=6, test=4, val=0)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
-    (tmp_path / f"phantom-{phantom.VERSION}-train6-test4-val0-seed0.partial" / "x").mkdir(parents=True)  # a killed run
+    (tmp_path / f"phantom-{_phantom.VERSION}-train6-test4-val0-seed0.partial" / "x").mkdir(parents=True)  # a killed run
     assert len(contents(draw(tmp_path, train=6, test=4, val=0))) == 10
 
 
@@ -233,9 +227,8 @@ def test_two_processes_at_once(tmp_path):
     assert len(list(tmp_path.glob("phantom-*/chest_xray/*/*/*.jpeg"))) == 34
 
 
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
+def test_wrong_keywords_are_named(tmp_path):
+    for keywords, message in [
         ({"train": 1}, "train=1: expected a whole number of at least 2"),
         ({"test": 0}, "test=0"),
         ({"val": -1}, "val=-1"),
@@ -244,12 +237,10 @@ def test_two_processes_at_once(tmp_path):
         ({"prevalence": 1.0}, "prevalence=1.0"),
         ({"contrast": "high"}, "contrast='high'"),
         ({"contrast": float("nan")}, "contrast=nan"),
-        ({"repeats": 1}, "repeats=1"),
+        ({"batch": -1}, "batch=-1"),
         ({"duplicates": 1.5}, "duplicates=1.5"),
         ({"contrst": 1.0}, "no keyword contrst. Use one of: train, test"),
-    ],
-)
-def test_wrong_keywords_are_named(tmp_path, keywords, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        draw(tmp_path, **keywords)
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            draw(tmp_path, **keywords)
     assert list(tmp_path.iterdir()) == []

@@ -1,116 +1,136 @@
-"""What is written to results/ is read back; what cannot be read says which lesson to run."""
+"""What is written to results/ is read back, what cannot be read says which lesson to run, and cards follow results."""
 
+import importlib.util
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from xrayhelpers import evaluate, results
+from xrayhelpers.data import (
+    KAGGLE,
+    DataError,
+    DataNotFoundError,
+    DataSource,
+    count_patients,
+    find_duplicates,
+    fingerprint,
+    load_index,
+)
+
+SOURCE = DataSource("phantom", Path("/home/me/chest"), None, "60 images")
+SCORES = np.random.default_rng(0).uniform(size=40).astype("float32")
+
+
+def make_index(**columns):
+    """Twenty images of train, forty of test (20 and 20), two per patient."""
+    labels = np.r_[np.repeat([0, 1], 10), np.repeat([0, 1], 20)]
+    part = np.repeat(["train", "test"], [20, 40])
+    names = [f"{part[i]}/{('NORMAL', 'PNEUMONIA')[label]}/{i:03}.jpeg" for i, label in enumerate(labels)]
+    table = {"name": names, "label": labels, "patient": [f"p{i // 2}" for i in range(60)], "part": part, "bytes": 7}
+    cause = np.where(labels == 0, "normal", np.where(np.arange(60) % 2, "virus", "bacteria"))
+    return pd.DataFrame(table | {"cause": cause, "path": names} | columns, index=range(100, 160))
 
 
 @pytest.fixture
-def index():
-    labels = np.repeat([0, 1], 20)
-    names = [f"test/{('NORMAL', 'PNEUMONIA')[label]}/{i:03}.jpeg" for i, label in enumerate(labels)]
-    columns = {"name": names, "label": labels, "patient": [f"p{i // 2}" for i in range(40)], "cause": "normal"}
-    return pd.DataFrame({"path": [f"/data/{name}" for name in names], **columns}, index=range(100, 140))
+def run(tmp_path, monkeypatch):
+    """The folder of an empty run, in force for this test; fewer resamples than a lesson takes."""
+    monkeypatch.setenv("XRAYS_RUN", str(tmp_path))
+    monkeypatch.setattr(results, "measure", lambda *args: evaluate.measure(*args, n_resamples=50))
+    return tmp_path
 
 
-@pytest.fixture
-def scores():
-    return np.random.default_rng(0).uniform(size=40).astype("float32")
+def write(model="cnn", protocol="report", index=None, scores=SCORES, threshold=0.5, **more):
+    index = make_index() if index is None else index
+    return results.write_result(model, protocol, index, scores, threshold, source=SOURCE, **more)
 
 
-def test_result_is_read_back(index, scores, tmp_path):
-    history = pd.DataFrame({"epoch": [0, 1], "loss": [0.5, np.nan]})
-    path = results.write_result(
-        "cnn", "report", index, scores[:, None], 0.4, parameters={"size": np.int64(64), "data": Path("/home/me/chest")},
-        fingerprint="abc", data="phantom", seed=np.int32(3), history=history, folder=tmp_path, n_resamples=100,
-    )  # fmt: skip
-    assert path == tmp_path / "cnn-report.json"
-    (result,) = results.read_results(tmp_path)
+# -------------------------------------------------------------------------------------------- the files
+def test_result_is_read_back(run):
+    index, history = make_index(), SimpleNamespace(epoch=[0, 1], history={"loss": [0.5, float("nan")]})
+    parameters = {"size": np.int64(64), "data": Path("/home/me/chest")}
+    written = write(
+        "cnn", "report", index, SCORES[:, None], 0.4, parameters=parameters, seed=np.int32(3), history=history
+    )
+    (result,) = results.read_results()
+    assert [path.name for path in (run / "results").iterdir()] == ["cnn-report.json"]
     assert (result.name, result.lesson, result.threshold, result.seed) == ("cnn-report", "04_cnn", 0.4, 3)
-    assert result.parameters == {"size": 64, "data": "chest"}
-    assert {"python", "numpy"} <= set(result.versions)
+    assert (result.parameters, result.fingerprint) == ({"size": 64, "data": "chest"}, fingerprint(index))
+    assert {"python", "numpy", "keras"} <= set(result.versions)
+    assert result.data == "phantom data: 60 images"
     assert result.scores.columns.tolist() == ["name", "label", "patient", "cause", "score"]
-    np.testing.assert_array_equal(result.scores["score"], scores.astype(float))
-    expected = evaluate.measure(index["label"], scores, 0.4, index["patient"], n_resamples=100)
+    assert result.scores["name"].tolist() == index["name"][20:].tolist()
+    np.testing.assert_array_equal(result.scores["score"], SCORES.astype(float))
+    expected = evaluate.measure(index["label"][20:], SCORES, 0.4, index["patient"][20:], n_resamples=50)
     pd.testing.assert_frame_equal(result.metrics, expected, check_index_type=False)
+    pd.testing.assert_frame_equal(result.metrics, written.metrics)
+    assert result.history["epoch"].tolist() == [1, 2]
     assert np.isnan(result.history["loss"].iloc[1])
+    table = pd.DataFrame({"epoch": [1], "loss": [0.5]})
+    pd.testing.assert_frame_equal(write(history=table).history, table)
 
 
-def test_file_is_strict_json_without_absolute_paths(index, scores, tmp_path):
-    """One patient a class has no interval: NaN must not reach the file, which browsers could not read."""
-    index = index.assign(patient=index["label"])
-    parameters = {"x": float("nan"), "where": str(tmp_path / "deep" / "data")}
-    path = results.write_result("cnn", "report", index, scores, parameters=parameters, folder=tmp_path, n_resamples=20)
+def test_file_is_strict_json_without_absolute_paths(run):
+    """One patient per class has no interval: NaN must not reach the file, which browsers could not read."""
+    index = make_index()
+    index["patient"] = index["label"]
+    write(index=index, parameters={"x": float("nan"), "where": str(run / "deep" / "data"), "shape": (1, 2)})
 
     def refuse(constant):
         raise AssertionError(constant)
 
-    content = json.loads(path.read_text(), parse_constant=refuse)
-    assert content["parameters"] == {"x": None, "where": "data"}
-    assert str(tmp_path) not in path.read_text()
-    assert "/data/" not in path.read_text()
-    assert np.isnan(results.read_results(tmp_path)[0].metrics.loc["sensitivity", "low"])
+    text = (run / "results" / "cnn-report.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["parameters"] == {"x": None, "where": "data", "shape": [1, 2]}
+    assert str(run) not in text
+    assert "/home/" not in text
+    assert np.isnan(results.read_results()[0].metrics.loc["sensitivity", "low"])
 
 
-def test_writing_is_all_or_nothing(index, scores, tmp_path, monkeypatch):
-    path = results.write_result("cnn", "report", index, scores, folder=tmp_path, n_resamples=20)
-    before = path.read_text()
+def test_writing_is_all_or_nothing(run, monkeypatch):
+    write()
+    before = (run / "results" / "cnn-report.json").read_text()
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        results.write_result("cnn", "report", index, 1 - scores, folder=tmp_path, n_resamples=20)
-    monkeypatch.undo()
-    assert path.read_text() == before
-    assert len(results.read_results(tmp_path)) == 1  # what the killed writer left is not taken for a result
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(scores=1 - SCORES)
+    assert [path.read_text() for path in (run / "results").iterdir()] == [before]
 
 
-def test_run_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XRAYS_RUN", str(tmp_path / "run"))
-    assert results.run_folder() == tmp_path / "run"
-    monkeypatch.delenv("XRAYS_RUN")
-    (tmp_path / "xrayhelpers").mkdir()
-    (tmp_path / "xrayhelpers" / "__init__.py").touch()
-    (tmp_path / "notebooks").mkdir()
-    for folder in (tmp_path, tmp_path / "notebooks"):
-        monkeypatch.chdir(folder)
-        assert results.run_folder() == tmp_path / "runs" / "interactive"
-    assert not (tmp_path / "runs").exists()
+def test_what_does_not_fit_is_refused(run):
+    for wrong, message in (
+        ({"scores": SCORES[:-1]}, "one score per image"),
+        ({"scores": SCORES + 1}, "probabilities"),
+        ({"model": "../evil"}, "name of a file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(**wrong)
+    assert not (run / "results").exists()
 
 
-def test_default_folder_is_that_of_the_run(index, scores, tmp_path, monkeypatch):
-    monkeypatch.setenv("XRAYS_RUN", str(tmp_path))
-    assert results.write_result("knn", "report", index, scores, n_resamples=20).parent == tmp_path / "results"
-    assert results.read_results()[0].model == "knn"
+def test_what_cannot_be_read_says_which_lesson_to_run(run):
+    with pytest.raises(DataNotFoundError, match="02_knn, 04_cnn, 05_vgg16, 06_tuning"):
+        results.read_results(run / "none")
+    write()
+    for content in ["", "{", "[]", '{"schema": 99}', '{"schema": 1}', "null"]:
+        (run / "results" / "vgg16-patient.json").write_text(content)
+        with pytest.raises(DataError, match=r"vgg16-patient\.json cannot be read .* 05_vgg16"):
+            results.read_results()
 
 
-def test_nothing_there_says_which_lesson_to_run(index, scores, tmp_path):
-    with pytest.raises(results.ResultError, match="02_knn, 04_cnn, 05_vgg16, 06_tuning"):
-        results.read_results(tmp_path / "none")
-    results.write_result("cnn", "report", index, scores, folder=tmp_path, n_resamples=20)
-    with pytest.raises(FileNotFoundError, match=r"no result of vgg16-report in .*\(05_vgg16\)"):
-        results.read_results(tmp_path, need=["cnn-report", "vgg16-report"])
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 99}', '{"schema": 1}', "null"])
-def test_broken_file_says_which_lesson_to_run(content, tmp_path):
-    (tmp_path / "vgg16-patient.json").write_text(content)
-    with pytest.raises(results.ResultError, match=r"vgg16-patient\.json cannot be read .* 05_vgg16"):
-        results.read_results(tmp_path)
-
-
-def test_results_table(index, scores, tmp_path):
+def test_results_table(run):
     for model in ("vgg16", "knn", "mine"):
-        results.write_result(model, "report", index, scores, folder=tmp_path, n_resamples=20)
-    found = results.read_results(tmp_path)
+        write(model)
+    found = results.read_results()
     text = results.results_table(found)
     assert text["model"].tolist() == ["knn", "vgg16", "mine"]  # in the order of the lessons
     assert text["images"].tolist() == [40, 40, 40]
@@ -118,24 +138,114 @@ def test_results_table(index, scores, tmp_path):
     numbers = results.results_table(found, intervals="columns")
     assert (numbers["accuracy_low"] < numbers["accuracy"]).all()
     assert {f"{name}_high" for name in evaluate.METRICS} <= set(numbers.columns)
-    with pytest.raises(ValueError, match="'text' or 'columns'"):
-        results.results_table(found, intervals="both")
 
 
-def test_same_images(index, scores, tmp_path):
-    results.write_result("knn", "report", index, scores, folder=tmp_path, n_resamples=20)
-    results.write_result("cnn", "report", index.iloc[5:][::-1], scores[5:][::-1], folder=tmp_path, n_resamples=20)
-    table = results.same_images(results.read_results(tmp_path))
+def test_same_images(run):
+    index = make_index()
+    fewer = index.copy()
+    fewer.iloc[20:25, fewer.columns.get_loc("part")] = "validation"
+    write("knn", "report", index)
+    write("cnn", "report", fewer.iloc[::-1], SCORES[5:][::-1])
+    table = results.same_images(results.read_results())
     assert len(table) == 35
     assert table.columns.tolist() == ["label", "patient", "cause", "knn-report", "cnn-report"]
     np.testing.assert_array_equal(table["knn-report"], table["cnn-report"])  # joined by name, not by place
+    write("vgg16", "report", index.assign(bytes=8))
+    with pytest.raises(ValueError, match=r"different images.*vgg16-report: "):
+        results.same_images(results.read_results())
 
-    results.write_result("vgg16", "report", index, scores, fingerprint="other", folder=tmp_path, n_resamples=20)
-    with pytest.raises(ValueError, match=r"different images.*05_vgg16: other"):
-        results.same_images(results.read_results(tmp_path))
+
+# -------------------------------------------------------------------------------------------- the cards
+def section(card, heading):
+    return card.split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
-def test_scores_of_other_rows_are_refused(index, scores, tmp_path):
-    with pytest.raises(ValueError, match="one score an image"):
-        results.write_result("cnn", "report", index, scores[:-1], folder=tmp_path)
-    assert not list(tmp_path.iterdir())
+def cells(card, first):
+    """The cells of the one table row that begins with `first`."""
+    (row,) = re.findall(rf"^\| {re.escape(first)} \|(.*)\|$", card, re.MULTILINE)
+    return [cell.strip() for cell in row.split("|")]
+
+
+def test_model_card_holds_the_values_of_the_result(run):
+    history = pd.DataFrame({"epoch": [1, 2, 3]})
+    result = write(threshold=0.4, parameters={"units": 77}, seed=5, history=history)
+    card = results.model_card(result, prevalences=[0.1], notes=["Scores follow the file size."])
+    assert card.startswith("# Model card: cnn-report\n")
+    for metric, row in result.metrics.iterrows():
+        assert cells(card, metric) == [f"{row['value']:.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]"]
+    for cause, scores in result.scores.groupby("cause"):
+        shown = [float(cell) for cell in cells(card, cause)]
+        expected = [len(scores), scores["patient"].nunique(), (scores["score"] >= 0.4).mean()]
+        assert shown == pytest.approx(expected, abs=5e-4)
+    hit, spared = result.metrics.loc[["sensitivity", "specificity"], "value"]
+    for share in (0.1, 0.5):
+        expected = evaluate.predictive_values(hit, spared, share).loc[0, ["ppv", "npv"]]
+        assert [float(cell) for cell in cells(card, f"{share:.1%}")] == pytest.approx(expected, abs=5e-4)
+    facts = ["lesson 04_cnn, 3 epochs, seed 5", "- units: 77", "0.400 or more", "phantom data: 60 images"]
+    for text in [*facts, "40 images of 20 patients", "not for diagnosis"]:
+        assert text in card
+    assert section(card, "What the audit found").strip() == "- Scores follow the file size."
+
+
+def test_model_card_follows_its_result(run):
+    one, other = write(), write(scores=1 - SCORES)
+    for heading in ("How good it is", "For whom it fails"):
+        assert section(results.model_card(one), heading) != section(results.model_card(other), heading)
+    assert "Nothing was audited" in results.model_card(one)
+    assert results.model_card(replace(one, seed=99)) == results.model_card(one).replace("seed 0", "seed 99")
+
+
+def test_data_card_counts_the_index(phantom_root):
+    index = load_index(phantom_root)
+    card = results.data_card(index, DataSource("folder", phantom_root, KAGGLE, "98 images"))
+    counts = pd.crosstab(index["split"], index["label"])
+    for split in counts.index:
+        assert cells(card, split) == [str(number) for number in counts.loc[split]]
+    for reading, row in count_patients(index).iterrows():
+        assert cells(card, reading) == [str(number) for number in row]
+    for cause, rows in index.groupby("cause"):
+        bits = (8 * rows["bytes"] / (rows["width"] * rows["height"])).median()
+        shown = [float(cell) for cell in cells(card, cause)]
+        middle = rows[["width", "height"]].median()
+        assert shown == pytest.approx([len(rows), rows["patient"].nunique(), *middle, bits], abs=5e-4)
+    copies = find_duplicates(index)
+    assert len(copies) > 0
+    assert f"{len(copies)} files in {copies['sha256'].nunique()} groups" in card
+    for text in (fingerprint(index), KAGGLE.license, "10.17632/rscbjbr9sj", "98 images"):
+        assert text in card
+    assert str(phantom_root) not in card
+
+
+def test_data_card_follows_its_index(phantom_root):
+    index = load_index(phantom_root)
+    half = index[index["split"] != "val"]
+    half.attrs["unreadable"] = {"test/NORMAL/x.jpeg": "empty file (0 bytes)"}
+    card = results.data_card(half, SOURCE)
+    assert "| val |" not in card
+    assert fingerprint(index) not in card
+    assert "unreadable: 1" in card
+    assert "License" not in card
+
+
+def load_tool():
+    path = Path(__file__).resolve().parents[1] / "tools" / "cards.py"
+    spec = importlib.util.spec_from_file_location("cards_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_only_cards_of_the_phantom_are_copied(tmp_path):
+    tool, target, run = load_tool(), tmp_path / "docs", tmp_path / "run" / "cards"
+    run.mkdir(parents=True)
+    target.mkdir()
+    (target / "old.md").write_text("# Old\n")
+    (run / "cnn-report.md").write_text("# Model card\n")
+    (run / "data.md").write_text("# Data card\n\n- folder data: 5856 images\n")
+    with pytest.raises(ValueError, match="no data card of the phantom"):
+        tool.copy_cards(run.parent, target)
+    assert (target / "old.md").exists()
+    (run / "data.md").write_text("# Data card\n\n- phantom data: drawn images\n")
+    assert tool.copy_cards(run.parent, target) == ["cnn-report.md", "data.md"]
+    assert sorted(path.name for path in target.iterdir()) == ["cnn-report.md", "data.md"]
+    assert (target / "cnn-report.md").read_text() == "# Model card\n"

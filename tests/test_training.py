@@ -1,8 +1,10 @@
-"""A killed training ends like an unbroken one; frozen layers run once an image and view; models come back whole."""
+"""A killed training ends like an unbroken one; frozen layers run once per image; models come back whole."""
 
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,30 +13,41 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from xrayhelpers import augment, models, training
-from xrayhelpers._quiet import keras, tf
+from xrayhelpers import augment, models
+from xrayhelpers._keras import keras, tf
+from xrayhelpers._machine import DataWarning, StorageError
+from xrayhelpers.augment import CROPS, NONE, REPORT, digest, training_data
+from xrayhelpers.training import Resume, keep_features, load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
+EarlyStopping, ReduceLROnPlateau = keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau
 
 
-@pytest.fixture
-def data():
+def augment_images(images, augmentation=REPORT, seed=0):
+    """One random version of each image."""
+    draws = augment.draw(len(images), images.shape[1], augmentation, np.random.default_rng(seed))
+    return augment.change(images, draws, augmentation).numpy()
+
+
+def small_data(seed=3):
     """96 small images whose brightness gives the label away, and labels."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 96)
     images = rng.integers(0, 156, (96, 16, 16, 3)) + labels[:, None, None, None] * 60
     return images.astype(np.uint8), labels
 
 
-def small_model(dropout=0.3):
+IMAGES, LABELS = small_data()
+
+
+def small_model(optimizer="adam", dropout=0.3):
     """A network with everything a checkpoint must keep: dropout, batch statistics, an optimizer with state."""
-    layers = keras.layers
-    start = keras.initializers.GlorotUniform(seed=1)
+    layers, start = keras.layers, keras.initializers.GlorotUniform(seed=1)
     stack = [
         keras.Input((16, 16, 3)),
+        layers.Rescaling(1 / 255),
         layers.Conv2D(4, 3, activation="relu", kernel_initializer=start),
         layers.BatchNormalization(),
         layers.Flatten(),
@@ -43,366 +56,421 @@ def small_model(dropout=0.3):
         layers.Dropout(dropout, seed=6),
         layers.Dense(1, activation="sigmoid", kernel_initializer=start),
     ]
-    return models.compile_binary(keras.Sequential(stack))
+    model = keras.Sequential(stack)
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
+    return model
 
 
-def frozen_model():
-    """Two halves in small: a frozen convolution, and a tail with dropout that learns."""
-    layers, start = keras.layers, keras.initializers.GlorotUniform(seed=1)
-    frozen = layers.Conv2D(4, 3, strides=2, activation="relu", kernel_initializer=start, trainable=False)
-    stack = [keras.Input((16, 16, 3)), frozen, layers.Flatten(), layers.Dropout(0.2, seed=1)]
-    stack += [layers.Dense(1, activation="sigmoid", kernel_initializer=start)]
-    return models.compile_binary(keras.Sequential(stack))
-
-
-def assert_same_end(history, model, wanted_history, wanted_model):
-    pd.testing.assert_frame_equal(history.drop(columns="seconds"), wanted_history.drop(columns="seconds"))
-    for found, wanted in zip(training._variables(model), training._variables(wanted_model), strict=True):
-        np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+def fit(folder=None, epochs=4, *, beside=(), first=True, every=1, model=None, data=None, **settings):
+    """Train as a lesson does; returns all that must be the same to the last bit."""
+    how = {key: settings.pop(key) for key in ("seed", "batch_size", "augmentation") if key in settings}
+    how |= {"class_weight": settings.pop("weights")} if "weights" in settings else {}
+    data = training_data(*(data or (IMAGES, LABELS)), **how)
+    model = model or small_model(settings.pop("optimizer", lambda: "adam")())
+    mine, beside = [Resume(folder, data, every=every)] if folder else [], [make() for make in beside]
+    settings = {"validation_data": (IMAGES[:40], LABELS[:40]), "verbose": 0} | settings
+    try:
+        history = model.fit(data, epochs=epochs, callbacks=mine + beside if first else beside + mine, **settings)
+    finally:
+        for callback in mine:  # a killed process holds no lock
+            callback.lock.release(force=True)
+    state = [variable.numpy().tobytes() for variable in [*model.variables, *model.optimizer.variables]]
+    return history.history, history.epoch, data.state.begun, state
 
 
 class Killed(Exception):
-    """Stands for whatever ends a run."""
+    """Stands for whatever ends a training."""
 
 
-def stop_after(epoch):
-    def stop(row):
-        if row["epoch"] == epoch:
+def stopping_in(epoch):
+    def stop(batch, logs=None):
+        stop.batches += 1
+        if stop.batches == 6 * (epoch - 1) + 3:  # 6 batches per epoch
             raise Killed
 
-    return stop
+    stop.batches = 0
+    return lambda: keras.callbacks.LambdaCallback(on_train_batch_end=stop)
 
 
-def test_history_has_one_row_an_epoch(data):
-    history = training.train(models.report_cnn(16), *data, epochs=4, validation=data)
-    columns = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "val_auc", "seconds"]
-    assert set(history.columns) == set(columns)
-    assert history["epoch"].tolist() == [1, 2, 3, 4]
-    assert history["val_auc"].iloc[-1] > 0.9
-    assert history["loss"].is_monotonic_decreasing
+def losing_patience():
+    """Stop when the validation loss no longer sinks, here after one epoch: the labels are the wrong ones."""
+    return EarlyStopping(patience=2, restore_best_weights=True)
 
 
-def test_same_seed_same_end_and_another_seed_another(data):
-    ends = []
-    for seed in (0, 0, 1):
-        model = small_model()
-        ends.append((training.train(model, *data, epochs=2, seed=seed), model))
-    assert_same_end(*ends[0], *ends[1])
-    assert ends[0][0]["loss"].iloc[-1] != ends[2][0]["loss"].iloc[-1]
+def patient():
+    """Never stop, and end with the weights of the epoch with the smallest validation loss."""
+    return EarlyStopping(patience=99, restore_best_weights=True)
 
 
-@pytest.mark.parametrize(("last", "every", "kept"), [(1, 1, 1), (2, 1, 2), (2, 3, 0), (3, 3, 3), (3, 2, 2)])
-def test_stopped_and_continued_is_bit_for_bit_unbroken(data, tmp_path, capsys, last, every, kept):
-    how = {"epochs": 4, "validation": data, "checkpoint_every": every}
-    unbroken = small_model()
-    wanted = training.train(unbroken, *data, **how)
+WRONG = {"validation_data": (IMAGES[:40], 1 - LABELS[:40])}
+SETTINGS = {
+    "crops, class weights, a rate by epoch": {
+        "augmentation": CROPS,
+        "weights": {0: 2.0, 1: 0.5},
+        "batch_size": 16,
+        "beside": [lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)],
+    },
+    "early stopping": {"beside": [losing_patience], **WRONG, "epochs": 6, "first": False},
+    "best weights of an early epoch, a lower rate at a plateau": {
+        "beside": [patient, lambda: ReduceLROnPlateau(patience=1)],
+        "class_weight": {0: 2.0, 1: 0.5},
+        **WRONG,
+    },
+    "a schedule of Keras": {
+        "optimizer": lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.05, 24), momentum=0.9)
+    },
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_stopped_and_continued_is_bit_for_bit_unbroken(tmp_path, capsys, name):
+    settings = {"epochs": 4} | SETTINGS[name]
+    unbroken = fit(**settings)
+    assert fit(tmp_path / "whole", **settings) == unbroken
+    beside = [*settings.pop("beside", ()), stopping_in(3)]
     with pytest.raises(Killed):
-        training.train(small_model(), *data, **how, folder=tmp_path, on_epoch=stop_after(last))
-    continued = small_model()
-    told = []
-    found = training.train(continued, *data, **how, folder=tmp_path, on_epoch=lambda row: told.append(row["epoch"]))
-    assert_same_end(found, continued, wanted, unbroken)
-    assert told == [1, 2, 3, 4]
-    message = f"cnn: {kept} of 4 epochs were already trained, continuing with epoch {kept + 1}.\n" if kept else ""
-    assert capsys.readouterr().out == message
-    again = small_model()  # the last epoch has its checkpoint, whatever the number between two
-    assert_same_end(training.train(again, *data, **how, folder=tmp_path), again, wanted, unbroken)
-    assert capsys.readouterr().out == "cnn: 4 of 4 epochs were already trained, nothing left to train.\n"
+        fit(tmp_path / "broken", beside=beside, **settings)
+    assert capsys.readouterr().out == ""
+    settings["beside"] = beside[:-1]
+    assert fit(tmp_path / "broken", **settings) == unbroken
+    epochs = settings["epochs"]
+    start = f"model: 2 of {epochs} epochs were already trained; continuing with epoch 3.\n"
+    assert capsys.readouterr().out == start
+    assert fit(tmp_path / "broken", **settings) == unbroken  # all trained: loads the end, and its whole history
+    assert capsys.readouterr().out.endswith("nothing left to train.\n")
 
 
-def test_best_epoch_ends_with_the_weights_of_the_smallest_validation_loss(data, tmp_path):
-    """Whether unbroken, continued from the first epoch or loaded, the run ends with the first epoch's weights."""
-    images, labels = data
-    validation = (images[:40], 1 - labels[:40])  # the wrong labels: the better the network learns, the worse this gets
+def test_more_epochs_continue_and_fewer_start_over(tmp_path, capsys):
+    wanted = {epochs: fit(epochs=epochs) for epochs in (1, 3)}
+    assert [fit(tmp_path, epochs) == wanted[epochs] for epochs in (1, 3, 1)] == [True] * 3
+    assert capsys.readouterr().out.splitlines() == [
+        "model: 1 of 3 epochs were already trained; continuing with epoch 2.",
+        "model: 3 epochs were trained before; for 1 the training starts over.",
+    ]
+
+
+def test_checkpoints_may_be_rare_and_only_the_last_is_kept(tmp_path, capsys):
+    unbroken = fit(epochs=5)
+    with pytest.raises(Killed):
+        fit(tmp_path, 5, every=2, beside=[stopping_in(4)])
+    (place,) = tmp_path.iterdir()
+    (place / ".epoch-000001.npz.1-1.part").touch()  # as a killed process leaves it
+    assert fit(tmp_path, 5, every=2) == unbroken
+    assert "model: 2 of 5 epochs" in capsys.readouterr().out
+    assert sorted(path.name for path in place.iterdir()) == ["epoch-000005.json", "epoch-000005.npz", "lock"]
+
+
+def test_the_next_fit_of_the_same_model_starts_at_its_own_first_epoch(tmp_path):
+    """Two stages, as in fine-tuning; the second is continued as well."""
     ends = []
-    for epochs in (1, 3, 3):
-        model = small_model()
-        history = training.train(model, *data, epochs=epochs, validation=validation, folder=tmp_path, best_epoch=True)
-        ends.append(training.predict(model, images))
-    assert history["val_loss"].idxmin() == 0
-    np.testing.assert_array_equal(ends[1], ends[0])
-    np.testing.assert_array_equal(ends[2], ends[0])
-    last = small_model()
-    training.train(last, *data, epochs=3, validation=validation)
-    assert not np.array_equal(training.predict(last, images), ends[0])
+    for stopped in (None, 2, None):
+        model, data = small_model(), training_data(IMAGES, LABELS)
+        for stage in (1, 2):
+            if stage == 2:
+                model.compile(keras.optimizers.SGD(0.01), "binary_crossentropy", jit_compile=False)
+            callbacks = [Resume(tmp_path / "x" if stopped or ends else tmp_path / "y", data, name=f"stage{stage}")]
+            callbacks += [stopping_in(2)()] if stage == stopped else []
+            try:
+                history = model.fit(data, epochs=3, verbose=0, callbacks=callbacks)
+            except Killed:
+                callbacks[0].lock.release(force=True)
+                break
+            assert history.epoch == [0, 1, 2]
+        ends.append((history.history, [variable.numpy().tobytes() for variable in model.variables], data.state.begun))
+    assert ends[2] == ends[0]
+    assert ends[0][2] == 6
 
 
-def test_a_finished_run_is_loaded_not_repeated(data, tmp_path, capsys, monkeypatch):
-    first, again = small_model(), small_model()
-    wanted = training.train(first, *data, epochs=2, folder=tmp_path)
-    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))
-    found = training.train(again, *data, epochs=2, folder=tmp_path)
-    assert_same_end(found, again, wanted, first)
-    assert "nothing left to train" in capsys.readouterr().out
+def test_any_other_setting_is_another_training():
+    other, flipped, stopping = IMAGES.copy(), LABELS.copy(), keras.callbacks.EarlyStopping
+    other[95, 15, 15, 2] ^= 1
+    flipped[95] ^= 1
+
+    def key(images=IMAGES, labels=LABELS, model=None, beside=(), fit=None, begun=0, **settings):
+        data = training_data(images, labels, **settings)
+        resume, data.state.begun = Resume("unused", data), begun
+        resume._model, resume.steering = model or small_model(), list(beside)
+        known = dict.fromkeys(("class_weight", "steps_per_epoch", "initial_epoch", "validation_freq"), 1)
+        return resume._key({**known, "validation_data": (IMAGES, LABELS), **(fit or {})})
+
+    keys = [
+        key(),
+        key(other),
+        key(labels=flipped),
+        key(seed=1),
+        key(batch_size=8),
+        key(augmentation=NONE),
+        key(class_weight={0: 1.0, 1: 2.0}),
+        key(begun=1),
+        key(fit={"class_weight": {0: 1.0, 1: 2.0}}),
+        key(fit={"validation_data": (other, LABELS)}),
+        key(fit={"validation_data": None}),
+        key(model=small_model(dropout=0.1)),
+        key(model=small_model(keras.optimizers.Adam(0.01))),
+        key(model=models.report_cnn(16, seed=1)),
+        key(model=models.report_cnn(16, seed=2)),
+        key(beside=[stopping()]),
+        key(beside=[stopping(patience=3)]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    assert key(beside=[stopping(verbose=1)]) == keys[-2]
 
 
-def test_more_epochs_continue_and_fewer_start_afresh(data, tmp_path):
-    wanted = {}
-    for epochs in (1, 3):
-        wanted[epochs] = small_model()
-        training.train(wanted[epochs], *data, epochs=epochs)
-    for epochs in (1, 3, 1):
-        model = small_model()
-        history = training.train(model, *data, epochs=epochs, folder=tmp_path)
-        assert len(history) == epochs
-        np.testing.assert_array_equal(model.get_weights()[0], wanted[epochs].get_weights()[0])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"batch_size": 8},
-        {"augmentation": augment.NONE},
-        {"class_weight": {0: 1.0, 1: 2.0}},
-        {"rescale": 1 / 128},
-        {"pixels": 1},
-        {"labels": 1},
-        {"model": small_model(0.1)},
-    ],
-    ids=str,
-)
-def test_any_other_setting_is_another_run(data, tmp_path, capsys, change):
-    training.train(small_model(), *data, epochs=1, folder=tmp_path)
-    pixels, labels = (array.copy() for array in data)
-    if change.pop("pixels", 0):
-        pixels[95, 15, 15, 2] ^= 1
-    if change.pop("labels", 0):
-        labels[95] ^= 1
-    training.train(change.pop("model", None) or small_model(), pixels, labels, epochs=1, folder=tmp_path, **change)
-    assert capsys.readouterr().out == ""
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize("damage", ["state", "record", "no state", "no record"])
-def test_a_damaged_checkpoint_is_never_used(data, tmp_path, damage, capsys):
-    wanted_model = small_model()
-    wanted = training.train(wanted_model, *data, epochs=2, folder=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    path = folder / ("epoch-0002.npz" if "state" in damage else "checkpoint.json")
-    content = bytearray(path.read_bytes())
-    if damage.startswith("no"):
-        path.unlink()
-    elif damage == "state":
+def test_a_damaged_checkpoint_is_ignored_with_a_message(tmp_path, capsys):
+    wanted = fit(epochs=2)
+    assert fit(tmp_path / "whole", 2) == wanted
+    for damage in ("state", "short state", "record", "no state", "no record"):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / damage)
+        (place,) = folder.iterdir()
+        path = place / ("epoch-000002.npz" if "state" in damage else "epoch-000002.json")
+        content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    else:
-        path.write_bytes(content[: len(content) // 2])
-    model = small_model()
-    assert_same_end(training.train(model, *data, epochs=2, folder=tmp_path), model, wanted, wanted_model)
-    assert capsys.readouterr().out == ""
+        path.write_bytes(content[: len(content) // 2] if damage == "short state" else content)
+        if damage.startswith("no"):
+            path.unlink()
+        capsys.readouterr()
+        assert fit(folder, 2) == wanted
+        message = "model: the checkpoint epoch-000002.npz is damaged and is ignored.\n"
+        assert capsys.readouterr().out == ("" if damage == "no record" else message)
 
 
-def test_one_checkpoint_is_kept(data, tmp_path):
-    training.train(small_model(), *data, epochs=3, folder=tmp_path)
-    kept = sorted(path.name for path in next(tmp_path.iterdir()).iterdir())
-    assert kept == ["checkpoint.json", "epoch-0003.npz", "lock"]
+def test_an_interrupted_cell_can_run_again_in_the_same_kernel(tmp_path):
+    """The lock of the first `fit` is still held, by the callback that the traceback keeps alive."""
+    data = training_data(IMAGES, LABELS)
+    interrupted = Resume(tmp_path, data)
+    with pytest.raises(Killed):
+        small_model().fit(data, epochs=4, verbose=0, callbacks=[interrupted, stopping_in(2)()])
+    assert interrupted.lock.is_locked
+    data = training_data(IMAGES, LABELS)
+    small_model().fit(data, epochs=2, verbose=0, callbacks=[Resume(tmp_path, data)])
+    assert not interrupted.lock.is_locked
+
+
+def test_other_data_or_a_full_disk_is_told(tmp_path, monkeypatch):
+    data, other = training_data(IMAGES, LABELS), training_data(IMAGES, LABELS)
+    with pytest.raises(ValueError, match="one dataset for both"):
+        small_model().fit(other, epochs=1, verbose=0, callbacks=[Resume(tmp_path, data)])
+    with pytest.raises(ValueError, match="expected the dataset of training_data"):
+        Resume(tmp_path, tf.data.Dataset.range(3))
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(StorageError, match="cannot be written"):
+        fit(tmp_path / "full", 1)
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 KILLED_RUN = """
-    import sys
+    import sys, os
+    sys.path.insert(0, sys.argv[1])
     import test_training as t
-    pixels = t.np.random.default_rng(0).integers(0, 256, (96, 16, 16, 3)).astype("uint8")
-    labels = t.np.arange(96) % 2
-    model = t.small_model()
     print("ready", flush=True)
-    history = t.training.train(model, pixels, labels, epochs=12, folder=sys.argv[1] if len(sys.argv) > 1 else None)
-    digest = t.training._digest([], [v.numpy() for v in t.training._variables(model)])
-    print(history.drop(columns="seconds").to_json(double_precision=15), digest)
+    end = t.fit(sys.argv[2], 12, beside=[t.patient])
+    print(t.digest(end, []))
 """
+
+
+def run_of(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XRAYS_PROGRESS": "off"}
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUN), str(ROOT / "tests"), *map(str, arguments)]
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "ready\n"
+    return run
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_ends_like_an_unbroken_run(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "XRAYS_PROGRESS": "off"}
-    command = [sys.executable, "-c", textwrap.dedent(KILLED_RUN)]
-    wanted = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    wanted = digest(fit(None, 12, beside=[patient]), [])
     moments, kills = random.Random(11), 0
-    for _ in range(30):
-        run = subprocess.Popen([*command, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
-        assert run.stdout.readline() == "ready\n"
-        time.sleep(moments.uniform(0.2, 1.2))
+    for _ in range(12):
+        run = run_of(tmp_path)
         if kills < 3:
+            time.sleep(moments.uniform(0.5, 3.0))
             run.send_signal(signal.SIGKILL)
         output = run.communicate()[0].splitlines()
         kills += run.returncode == -signal.SIGKILL
         if run.returncode == 0:
             break
     assert kills >= 1
-    assert output[-1] == wanted[-1]
+    assert output[-1] == wanted
 
 
-def test_a_loss_that_is_not_a_number_stops_with_advice(data, tmp_path):
-    model = models.report_cnn(16, optimizer=keras.optimizers.SGD(1e30))
-    with pytest.raises(FloatingPointError, match=r"epoch 1; expected a finite number. Lower the learning rate"):
-        training.train(model, *data, rescale=1e20, epochs=2, folder=tmp_path)
-    assert not list(tmp_path.rglob("checkpoint.json"))
-
-
-def counting_layer():
-    """A layer that counts how often Keras traces it, and one that counts the images that pass."""
-
-    class Count(keras.layers.Layer):
-        traces, rows = 0, 0
-
-        def call(self, images):
-            Count.traces += 1
-
-            def count(batch):
-                Count.rows += len(batch)
-                return batch
-
-            passed = tf.numpy_function(count, [images], images.dtype)
-            return tf.ensure_shape(passed, images.shape)
-
-        def compute_output_shape(self, shape):
-            return shape
-
-    return Count
-
-
-def test_epochs_and_predictions_are_traced_once(data):
-    count = counting_layer()
-    layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), count(), keras.layers.Dense(1, activation="sigmoid")]
-    model = models.compile_binary(keras.Sequential(layers))
-    pixels, labels = data[0][:90], data[1][:90]  # the last batch is a smaller one
-    training.train(model, pixels, labels, epochs=2, validation=(pixels, labels))
-    before = count.traces
-    training.train(model, pixels, labels, epochs=3, validation=(pixels, labels))
-    assert count.traces == before
-
-
-def test_predict_keeps_the_order_and_averages_mirror_images(data):
-    model, pixels = models.report_cnn(16), data[0]
-    scores = training.predict(model, pixels, batch_size=7)
-    assert scores.shape == (96,)
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, model(pixels / np.float32(255))[:, 0], rtol=1e-5)
-    both = training.predict(model, pixels, flips=True)
-    np.testing.assert_allclose(both, (scores + training.predict(model, pixels[:, :, ::-1])) / 2, rtol=1e-5)
-    assert not np.allclose(both, scores)
+@pytest.mark.slow
+def test_two_processes_train_the_same_thing_once(tmp_path):
+    first, second = run_of(tmp_path), run_of(tmp_path)
+    outputs = [run.communicate()[0].splitlines() for run in (first, second)]
+    assert outputs[0][-1] == outputs[1][-1]
+    (waited,) = [lines for lines in outputs if len(lines) > 1]
+    assert "12 of 12 epochs were already trained; nothing left to train." in waited[-2]
 
 
 # ---- kept features
 
 
-def test_the_tail_on_kept_features_learns_what_the_whole_model_learns(data, tmp_path):
+def frozen_model():
+    """Two parts in small: a frozen convolution, and a tail with dropout that learns."""
+    layers, start = keras.layers, keras.initializers.GlorotUniform(seed=1)
+    frozen = layers.Conv2D(4, 3, strides=2, activation="relu", kernel_initializer=start, trainable=False)
+    stack = [keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), frozen, layers.Flatten(), layers.Dropout(0.2, seed=1)]
+    model = keras.Sequential([*stack, layers.Dense(1, activation="sigmoid", kernel_initializer=start)])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def counting_model():
+    """A model that counts the images that pass."""
+
+    class Count(keras.layers.Layer):
+        rows = 0
+
+        def call(self, images):
+            def count(batch):
+                Count.rows += len(batch)
+                return batch
+
+            return tf.ensure_shape(tf.numpy_function(count, [images], images.dtype), images.shape)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    return Count, keras.Sequential([keras.Input((16, 16, 3)), Count(), keras.layers.MaxPooling2D(4)])
+
+
+def test_the_tail_on_kept_features_learns_what_the_whole_model_learns(tmp_path):
     whole, model = frozen_model(), frozen_model()
-    frozen, tail = models.cut_vgg16(model)
-    features = training.kept_features(frozen, data[0], views=3, seed=4, folder=tmp_path)
-    assert features.shape == (3, 96, 196)
+    frozen, tail = models.split_frozen(model)
+    features = keep_features(frozen, IMAGES, folder=tmp_path)
+    assert features.shape == (96, 196)
     assert features.dtype == np.float16
     assert not features.flags.writeable
-    plain = training.kept_features(frozen, data[0], augmentation=augment.NONE, folder=tmp_path)[0]
-    wanted = training.train(whole, *data, epochs=3, seed=4, validation=data)
-    found = training.train_on_features(tail, features, data[1], epochs=3, seed=4, validation=(plain, data[1]))
-    np.testing.assert_allclose(found.drop(columns="seconds"), wanted.drop(columns="seconds"), atol=2e-3)
-    scores = training.predict(whole, data[0])
-    assert np.ptp(scores) > 0.02
-    np.testing.assert_allclose(training.predict(tail, plain, rescale=1), scores, atol=2e-3)
-    np.testing.assert_allclose(training.predict(model, data[0]), scores, atol=2e-3)  # its layers are the tail's
+    held_out = (IMAGES[:40], LABELS[:40])
+    wanted = whole.fit(training_data(IMAGES, LABELS, augmentation=NONE), epochs=3, verbose=0, validation_data=held_out)
+    data = training_data(features, LABELS, augmentation=NONE)
+    resume = Resume(tmp_path, data, name="tail")
+    found = tail.fit(data, epochs=3, verbose=0, validation_data=(features[:40], LABELS[:40]), callbacks=[resume])
+    for measure, values in wanted.history.items():
+        np.testing.assert_allclose(found.history[measure], values, atol=2e-3)
+    scores = whole.predict(IMAGES, verbose=0)
+    assert np.ptp(scores) > 0.01
+    np.testing.assert_allclose(tail.predict(features, verbose=0), scores, atol=2e-3)
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), scores, atol=2e-3)  # its layers are the tail's
 
 
-def test_frozen_layers_run_once_an_image_and_view_also_when_killed(data, tmp_path, monkeypatch):
-    count = counting_layer()
-    frozen = keras.Sequential([keras.Input((16, 16, 3)), count(), keras.layers.MaxPooling2D(4)])
-    pixels = data[0][:90]
-    wanted = training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "a")
-    assert count.rows == 2 * 90
-    training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "a")
-    assert count.rows == 2 * 90
-
-    def full_disk(*_):
-        raise OSError("No space left on device")
-
-    bar = training.sources.progress
-    monkeypatch.setattr(
-        training.sources, "progress", lambda batches, **_: (b if n < 4 else full_disk() for n, b in enumerate(batches))
-    )
-    with pytest.raises(OSError, match="No space left"):
-        training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "b")
-    assert not list((tmp_path / "b").glob("*.npy"))
-    (part,) = (tmp_path / "b").glob("*.part")
-    with part.open("r+b") as file:
-        file.truncate(part.stat().st_size - 100)  # the fourth batch was being written
-    monkeypatch.setattr(training.sources, "progress", bar)
-    found = training.kept_features(frozen, pixels, views=2, batch_size=32, folder=tmp_path / "b")
-    np.testing.assert_array_equal(found, wanted)
-    assert count.rows == 4 * 90 + 32  # only the batch that was cut short ran twice
+def test_features_are_those_of_the_augmented_images(tmp_path):
+    frozen = models.split_frozen(frozen_model())[0]
+    for augmentation in (REPORT, CROPS):
+        found = keep_features(frozen, IMAGES, augmentation=augmentation, seed=4, folder=tmp_path)
+        wanted = frozen.predict(augment_images(IMAGES, augmentation, seed=4), verbose=0)
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
-def test_other_images_or_settings_are_other_features(data, tmp_path):
-    frozen = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.MaxPooling2D(4)])
-    pixels = data[0].copy()
-    training.kept_features(frozen, pixels, folder=tmp_path)
-    pixels[5, 5, 5, 0] ^= 1
-    for settings in ({}, {"seed": 1}, {"views": 2}, {"augmentation": augment.NONE}, {"preprocess": tf.negative}):
-        training.kept_features(frozen, pixels, folder=tmp_path, **settings)
+def test_a_model_runs_once_per_image_and_a_damaged_file_is_made_again(tmp_path):
+    count, model = counting_model()
+    wanted = np.array(keep_features(model, IMAGES, folder=tmp_path))
+    (path,) = tmp_path.glob("*.npy")
+    for damage in (None, "flipped", "short", "zeros", "record"):
+        before, content = count.rows, bytearray(path.read_bytes())
+        if damage == "flipped":
+            content[-100] ^= 1
+        elif damage == "zeros":
+            content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+        path.write_bytes(content[:-100] if damage == "short" else content)
+        if damage == "record":
+            path.with_suffix(".json").write_text("{")
+        np.testing.assert_array_equal(keep_features(model, IMAGES, folder=tmp_path), wanted)
+        assert count.rows - before == (96 if damage else 0), damage
+
+
+def test_a_killed_run_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    _, model = counting_model()
+    wanted = np.array(keep_features(model, IMAGES, folder=tmp_path / "a"))
+    key = next((tmp_path / "a").glob("*.npy")).stem
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / f".{key}.npy.1-1.part").write_bytes(b"half")
+    (tmp_path / "b" / f"{key}.npy").write_bytes(b"no record")
+    np.testing.assert_array_equal(keep_features(model, IMAGES, folder=tmp_path / "b"), wanted)
+    assert sorted(path.suffix for path in (tmp_path / "b").iterdir()) == [".json", ".lock", ".npy"]
+
+
+def test_without_a_place_to_write_features_stay_in_memory(tmp_path, monkeypatch):
+    _, model = counting_model()
+    wanted = np.array(keep_features(model, IMAGES, folder=tmp_path / "a"))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "fsync", no_room)
+    for folder in (tmp_path / "full", tmp_path / "file" / "x"):
+        with pytest.warns(DataWarning, match="computed in memory"):
+            found = keep_features(model, IMAGES, folder=folder)
+        np.testing.assert_array_equal(found, wanted)
+        assert not found.flags.writeable
+    assert not list((tmp_path / "full").glob("*.npy"))
+
+
+def test_other_images_weights_or_settings_are_other_features(tmp_path, cache):
+    frozen, images = models.split_frozen(frozen_model())[0], IMAGES.copy()
+    keep_features(frozen, images, folder=tmp_path)
+    images[5, 5, 5, 0] ^= 1
+    for settings in ({}, {"augmentation": REPORT}, {"augmentation": REPORT, "seed": 1}, {"augmentation": CROPS}):
+        keep_features(frozen, images, folder=tmp_path, **settings)
+    frozen.layers[-2].set_weights([array + 1 for array in frozen.layers[-2].get_weights()])
+    keep_features(frozen, images, folder=tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 6
+    assert Path(keep_features(frozen, images).filename).parent == cache / "features"
 
 
-def test_features_go_to_the_cache_folder_by_default(data, cache):
-    frozen = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.MaxPooling2D(4)])
-    features = training.kept_features(frozen, data[0][:4])
-    assert Path(features.filename).parent == cache / "features"
-
-
-@pytest.mark.parametrize("factor", [1e4, float("nan")])
-def test_features_too_large_for_float16_are_an_error(data, tmp_path, factor):
-    frozen = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.MaxPooling2D(4)])
+def test_features_too_large_for_float16_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1000)])
     with pytest.raises(FloatingPointError, match="largest float16"):
-        training.kept_features(frozen, data[0], rescale=factor, folder=tmp_path)
+        keep_features(model, IMAGES, folder=tmp_path)
     assert not list(tmp_path.glob("*.npy"))
 
 
 # ---- saved models
 
 
-def test_a_saved_model_comes_back_with_its_card(data, tmp_path):
+def test_a_model_comes_back_whole_with_its_card(tmp_path):
     model = small_model()
-    training.train(model, *data, epochs=1)
-    path = training.save_model(model, tmp_path / "models" / "cnn.keras", {"seed": 0, "data": "abc"})
-    loaded, card = training.load_model(path)
-    np.testing.assert_array_equal(training.predict(loaded, data[0]), training.predict(model, data[0]))
+    path = save_model(model, tmp_path / "new" / "cnn.keras", {"seed": 0, "data": "abc"})
+    again, card = load_model(path)
+    np.testing.assert_array_equal(again.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
     assert (card["seed"], card["data"]) == (0, "abc")
     assert set(card["versions"]) == {"python", "tensorflow", "keras"}
     assert json.loads(path.with_suffix(".json").read_text()) == card
     assert sorted(file.name for file in path.parent.iterdir()) == ["cnn.json", "cnn.keras"]
 
 
-def test_an_altered_or_missing_model_is_refused(tmp_path):
-    path = training.save_model(small_model(), tmp_path / "cnn.keras", {})
+def test_an_altered_or_missing_model_is_refused_and_code_is_not_run(tmp_path):
+    path = save_model(small_model(), tmp_path / "cnn.keras", {})
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(ValueError, match="not the file its card describes"):
-        training.load_model(path)
-    path.with_suffix(".json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no file 'cnn\.json'"):
-        training.load_model(path)
+    for error in (ValueError, FileNotFoundError):
+        with pytest.raises(error, match=r"no model 'cnn\.keras' in .* with a card that describes it"):
+            load_model(path)
+        path.with_suffix(".json").unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"end in '\.keras'"):
-        training.save_model(small_model(), tmp_path / "cnn.h5", {})
-
-
-def test_a_model_that_carries_code_is_not_loaded(tmp_path):
+        save_model(small_model(), tmp_path / "cnn.h5", {})
     layers = [keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1), keras.layers.Dense(1)]
-    path = training.save_model(keras.Sequential(layers), tmp_path / "code.keras", {})
+    path = save_model(keras.Sequential(layers), tmp_path / "code.keras", {})
     with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
-        training.load_model(path)
+        load_model(path)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_the_terminal(tmp_path):
-    code = """
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(ROOT / "tests")!r})
         import test_training as t
-        pixels, labels = t.np.zeros((90, 16, 16, 3), "uint8"), t.np.arange(90) % 2
-        for _ in range(4):
-            model = t.frozen_model()
-            t.training.train(model, pixels, labels, epochs=2, validation=(pixels, labels))
-            frozen, tail = t.models.cut_vgg16(model)
-            features = t.training.kept_features(frozen, pixels, folder=FOLDER)
-            t.training.train_on_features(tail, features, labels, epochs=1)
-            t.training.load_model(t.training.save_model(model, FOLDER + "/m.keras", {}))
+        for _ in range(3):
+            model, data = t.frozen_model(), t.training_data(t.IMAGES, t.LABELS)
+            model.fit(data, epochs=2, validation_data=(t.IMAGES, t.LABELS), verbose=0)
+            frozen, tail = t.models.split_frozen(model)
+            features = t.keep_features(frozen, t.IMAGES, folder={str(tmp_path)!r})
+            tail.fit(t.training_data(features, t.LABELS, augmentation=t.NONE), verbose=0)
+            t.load_model(t.save_model(model, {str(tmp_path)!r} + "/m.keras", {{}}))
     """
-    code = f"FOLDER = {str(tmp_path)!r}\n" + textwrap.dedent(code)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "XRAYS_PROGRESS": "off"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XRAYS_PROGRESS": "off"}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

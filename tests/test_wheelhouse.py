@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tools import wheelhouse
-from xrayhelpers.lessons import ROOT
+from tools.lessons import ROOT
 
 pytestmark = pytest.mark.slow
 NO_NETWORK = {
@@ -65,7 +65,7 @@ def test_installation_without_network(stick, tmp_path):
     done = install(stick, tmp_path / "lessons", tmp_path)
     assert done.returncode == 0, done.stderr
     python = tmp_path / "lessons" / ".venv" / "bin" / "python"
-    code = "import json, tqdm, xrayhelpers; from xrayhelpers import sources; "
+    code = "import json, tqdm, xrayhelpers, xrayhelpers._machine; "
     code += "print(json.dumps([tqdm.__version__, xrayhelpers.__file__]))"
     said = subprocess.run([python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     version, place = json.loads(said.stdout)
@@ -78,35 +78,34 @@ def test_installation_without_network(stick, tmp_path):
     assert "is not empty" in again.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("made-for.txt", "Python 2.7, plan9-mips", "are for Python 2.7, plan9-mips. Run install.py with that Python"),
-        ("xray-lessons/LICENSE", "damaged", "xray-lessons/LICENSE was damaged on its way"),
-        ("xray-lessons/LICENSE", None, "xray-lessons/LICENSE is missing"),
-    ],
-)
-def test_wrong_python_or_bad_stick_is_said_first(stick, tmp_path, name, content, words):
-    copy = shutil.copytree(stick, tmp_path / "stick")
-    if content is None:
-        (copy / name).unlink()
-    else:
-        (copy / name).write_text(content)
-    done = install(copy, tmp_path / "lessons", tmp_path)
-    assert done.returncode == 1
-    assert words in done.stderr
-    assert not (tmp_path / "lessons").exists()
+def test_wrong_python_or_bad_stick_is_said_first(stick, tmp_path):
+    for n, (name, content, words) in enumerate(
+        [
+            ("made-for.txt", "Python 2.7, plan9-mips", "are for Python 2.7, plan9-mips. Run install.py with that"),
+            ("xray-lessons/LICENSE", "damaged", "xray-lessons/LICENSE was damaged on its way"),
+            ("xray-lessons/LICENSE", None, "xray-lessons/LICENSE is missing"),
+        ]
+    ):
+        copy = shutil.copytree(stick, tmp_path / f"stick-{n}")
+        if content is None:
+            (copy / name).unlink()
+        else:
+            (copy / name).write_text(content)
+        done = install(copy, tmp_path / "lessons", tmp_path)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert not (tmp_path / "lessons").exists()
 
 
 def test_cache_of_the_stick_is_found_by_the_package(tmp_path):
     """Without network, and without Keras's own copy, the weights and the phantom come from that folder."""
     wheelhouse.fill_cache(tmp_path / "cache")
-    code = "from xrayhelpers import sources, weights; print(weights.vgg16_weights())\n"
-    code += "print(sources.open_data('phantom').folder)"
+    code = "from xrayhelpers import _vgg16, data; print(_vgg16.vgg16_weights().origin)\n"
+    code += "print(data.open_data('phantom').folder)"
     environment = os.environ | NO_NETWORK | {"XRAYS_CACHE": str(tmp_path / "cache"), "KERAS_HOME": str(tmp_path)}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.jpeg")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "from the cache of xrayhelpers" in done.stdout
+    assert "the cache of xrayhelpers" in done.stdout
     assert str(tmp_path / "cache") in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.jpeg")} == before

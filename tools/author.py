@@ -1,12 +1,14 @@
-"""Write into the lessons what nobody types: openings, the cell that installs, exercises and quizzes.
+"""Write into the lessons what nobody types: openings, exercises and quizzes.
 
-`make author` after a change of docs/lessons.toml, docs/quizzes.toml or notebooks/solutions, then `make refresh`. The
-bodies of the lessons stay as they are, and a second run changes nothing. Also written: the README's table of lessons.
-`python tools/author.py 01 02` writes these lessons only.
+`make author` after a change of docs/lessons.toml, docs/quizzes or notebooks/solutions, then `make refresh`. The bodies
+of the lessons stay as they are, and a second run changes nothing. The README's table of lessons is written, too.
+`python tools/author.py 01 02` writes these lessons only. `make author REPOSITORY=name/repo` adds links to Colab and
+Binder, and a cell that installs the package from that repository; without it there is neither.
 """
 
 from __future__ import annotations
 
+import argparse
 import html
 import re
 import sys
@@ -18,9 +20,11 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from xrayhelpers import lessons
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-ROOT = lessons.ROOT
+from xrayhelpers._machine import write_atomic  # a checkout of the repository, installed or not
+
 MADE = re.compile(r"\d\d-(opening|install|exercises|shared|e\d+-(task|answer|check)|quiz)")
 SOLUTION = re.compile(r"^### BEGIN SOLUTION\n(.*?)^### END SOLUTION", re.MULTILINE | re.DOTALL)
 ANSWER = re.compile(r"^(?:def )?(answer_\d+)\b", re.MULTILINE)
@@ -42,6 +46,8 @@ def link(settings: dict, number: int, label: str) -> str:
 def launch(settings: dict, path: str) -> str:
     """Links that open a notebook of the repository elsewhere; words, because pictures would need a network."""
     repository, branch = settings["project"]["repository"], settings["project"]["branch"]
+    if not repository:
+        return ""
     colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}"
     binder = f"https://mybinder.org/v2/gh/{repository}/{branch}?labpath={quote(path, safe='')}"
     return f"**Open in** [Colab]({colab}) · [Binder]({binder})"
@@ -51,18 +57,17 @@ def opening(settings: dict, number: int) -> str:
     lesson = settings["lesson"][number - 1]
     goals = ";\n".join(f"- {goal}" for goal in lesson["goals"])
     around = " · ".join(filter(None, [link(settings, number - 1, "Before"), link(settings, number + 1, "Next")]))
-    return "\n\n".join(
-        [
-            f"# {number}. {lesson['title']}",
-            f"**Question:** {lesson['question']}",
-            f"**You will**\n{goals}.",
-            f"**You need:** {lesson['needs']}. **Words:** [glossary](../docs/glossary.md).",
-            around,
-            f"**Runs in** {lesson['minutes']} minutes on 2 CPU cores, on the phantom.",
-            launch(settings, f"notebooks/{lesson['name']}.ipynb"),
-            "*For learning, not for diagnosis.*",
-        ]
-    )
+    parts = [
+        f"# {number}. {lesson['title']}",
+        f"**Question:** {lesson['question']}",
+        f"**You will**\n{goals}.",
+        f"**You need:** {lesson['needs']}. **Words:** [glossary](../docs/glossary.md).",
+        around,
+        f"**Runs in** {lesson['minutes']} minutes on 2 CPU cores, on the phantom.",
+        launch(settings, f"notebooks/{lesson['name']}.ipynb"),
+        "*For learning, not for diagnosis.*",
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def opening_of_solutions(settings: dict, number: int) -> str:
@@ -73,15 +78,19 @@ def opening_of_solutions(settings: dict, number: int) -> str:
     )
 
 
-def install(settings: dict) -> str:
-    """The cell that fetches the package where it is missing (Colab), and does nothing elsewhere."""
-    address = f"git+https://github.com/{settings['project']['repository']}@{settings['project']['branch']}"
-    return (
+def install(settings: dict, number: str) -> list[NotebookNode]:
+    """The cell that fetches the package where it is missing (Colab); none while no repository is set."""
+    repository, branch = settings["project"]["repository"], settings["project"]["branch"]
+    if not repository:
+        return []
+    source = (
         "import importlib.util\n\n"
-        'if importlib.util.find_spec("xrayhelpers") is None:  # on Colab: fetch what is missing, change nothing else\n'
+        'if importlib.util.find_spec("xrayhelpers") is None:  # on Colab: fetch what is missing\n'
         "    !pip list --format=freeze > have.txt\n"
-        f"    %pip install -q -c have.txt {address}"
+        f'    address = "git+https://github.com/{repository}@{branch}"\n'
+        "    %pip install -q -c have.txt {address}"
     )
+    return [new_code_cell(source, id=f"{number}-install")]
 
 
 # -------------------------------------------------------------------------------------------- exercises
@@ -106,7 +115,7 @@ def exercises(path: Path) -> list[NotebookNode]:
     """The cells of a lesson's section "Exercises", made from its solution notebook.
 
     After the cells tagged `standalone` (what the lesson's body would have defined) and one that may be tagged `shared`,
-    the notebook holds three cells an exercise: the task, the answer and the check.
+    the notebook holds three cells per exercise: the task, the answer and the check.
     """
     number = path.stem[:2]
     cells = [c for c in nbformat.read(path, as_version=4).cells[1:] if c.id != f"{number}-install"]
@@ -120,7 +129,7 @@ def exercises(path: Path) -> list[NotebookNode]:
         made.append(new_code_cell(cells.pop(0).source, id=f"{number}-shared"))
     kinds = [cell.cell_type for cell in cells]
     if kinds != ["markdown", "code", "code"] * (len(cells) // 3):
-        raise ValueError(f"{path.name} has the cells {kinds}; expected a task, an answer and a check an exercise.")
+        raise ValueError(f"{path.name} has the cells {kinds}; expected task, answer and check per exercise.")
     for n, (task, answer, check) in enumerate(zip(*[iter(cells)] * 3, strict=True), start=1):
         hidden = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}  # the check would tell the answer
         made.append(new_markdown_cell(f"#{task.source}", id=f"{number}-e{n}-task"))
@@ -148,22 +157,21 @@ def quiz(questions: list[dict]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- write
-def generate(path: Path) -> NotebookNode:
+def generate(path: Path, settings: dict) -> NotebookNode:
     """The lesson, or solution notebook, as the tool would write it; outputs of unchanged cells are kept."""
-    settings = load("lessons.toml")
     names = [lesson["name"] for lesson in settings["lesson"]]
     place = names.index(path.stem) + 1
     notebook, number = nbformat.read(path, as_version=4), path.stem[:2]
     before = {cell.id: cell for cell in notebook.cells}
     body = [cell for cell in notebook.cells[1:] if not MADE.fullmatch(cell.id)]
-    first = [new_code_cell(install(settings), id=f"{number}-install")]
+    first = install(settings, number)
     if path.parent.name == "solutions":
         first.insert(0, new_markdown_cell(opening_of_solutions(settings, place), id=f"{number}-opening"))
         made = [*first, *body]
     else:
         first.insert(0, new_markdown_cell(opening(settings, place), id=f"{number}-opening"))
-        body, references = cut(body, number)
-        asked = new_markdown_cell(quiz(load("quizzes.toml")[path.stem]), id=f"{number}-quiz")
+        body, references = take_references(body, number)
+        asked = new_markdown_cell(quiz(load(f"quizzes/{path.stem}.toml")["question"]), id=f"{number}-quiz")
         made = [*first, *body, *exercises(path.parent / "solutions" / path.name), asked, *references]
     for cell in made:
         old = before.get(cell.id)
@@ -173,8 +181,8 @@ def generate(path: Path) -> NotebookNode:
     return notebook
 
 
-def cut(cells: list[NotebookNode], number: str) -> tuple[list[NotebookNode], list[NotebookNode]]:
-    """Take exercises typed by hand out of a lesson's body, and cut it in two before its references."""
+def take_references(cells: list[NotebookNode], number: str) -> tuple[list[NotebookNode], list[NotebookNode]]:
+    """Take exercises typed by hand out of a lesson's body, and split it in two before its references."""
     body, references = [], []
     for cell in cells:
         if references or cell.cell_type == "code":
@@ -209,16 +217,25 @@ def notebooks() -> list[Path]:
     return [*sorted(ROOT.glob("notebooks/solutions/*.ipynb")), *sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))]
 
 
-def main(only: list[str]) -> None:
+def main(only: list[str], repository: str | None = None) -> None:
+    settings = load("lessons.toml")
+    if repository is not None:
+        settings["project"]["repository"] = repository
     for path in notebooks():
         if only and path.stem[:2] not in only:
             continue
-        text = nbformat.writes(generate(path)) + "\n"
+        text = nbformat.writes(generate(path, settings)) + "\n"
         if text != path.read_text("utf-8"):
-            lessons.write_text(path, text)
+            write_atomic(path, text)
             print(f"written: {path.relative_to(ROOT)}")
-    lessons.write_text(ROOT / "README.md", readme(load("lessons.toml")))
+    if readme(settings) != (ROOT / "README.md").read_text("utf-8"):
+        write_atomic(ROOT / "README.md", readme(settings))
+        print("written: README.md")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lessons", nargs="*", help="numbers of lessons, for example 01 02; all if there are none")
+    parser.add_argument("--repository", help="name/repo on GitHub, instead of the one in docs/lessons.toml")
+    given = parser.parse_args()
+    main(given.lessons, given.repository)

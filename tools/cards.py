@@ -1,6 +1,6 @@
 """Copy the model and data cards of a run on the phantom into `docs/cards`, where the site shows them.
 
-`python tools/cards.py` after `make run`; lesson 07 writes the cards, nothing in them is typed.
+`python tools/cards.py` after `make run`; lesson 07 writes the cards, nobody types them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from xrayhelpers.lessons import ROOT, write_text
+from xrayhelpers._machine import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def copy_cards(run: Path, target: Path) -> list[str]:
@@ -28,7 +30,7 @@ def copy_cards(run: Path, target: Path) -> list[str]:
     for old in target.glob("*.md"):
         old.unlink()
     for name, text in found.items():
-        write_text(target / name, text)
+        write_atomic(target / name, text)
     return list(found)
 
 

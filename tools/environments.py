@@ -25,7 +25,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = {"oldest": "3.11", "colab": "3.12"}
-PARAMETERS = {"image_size": 33, "epochs": 1, "views": 1, "optimizers": "sgd", "units": "8"}
+PARAMETERS = {"image_size": 33, "epochs": 1, "longest": 2, "seeds": 1, "trials": 2, "optimizers": "sgd", "units": "8"}
 
 
 def find_python(version: str) -> str | None:
@@ -91,10 +91,10 @@ def run_lessons(python: Path) -> None:
     """Run all lessons headless; no cell may leave a warning or anything else on stderr."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("notebooks", "xrayhelpers"):
+        for name in ("notebooks", "tools", "xrayhelpers"):
             shutil.copytree(ROOT / name, copy / name)
         words = [f"-p{key}={value}" for key, value in PARAMETERS.items()]
-        command = [str(python), "-m", "xrayhelpers", "run", "--data", "phantom:train=40,test=20,val=4", *words]
+        command = [str(python), "tools/run.py", "--data", "phantom:train=40,test=20,val=4", *words]
         subprocess.run(command, cwd=copy, env=environment(copy), check=True)
         for path in sorted(copy.glob("runs/phantom-*/[0-9][0-9]_*.ipynb")):
             for cell in nbformat.read(path, as_version=4).cells:

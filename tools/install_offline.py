@@ -46,7 +46,7 @@ def install(folder: Path) -> None:
     environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(HERE / "wheels")}
     for words in (["-r", "requirements.txt", "-c", "constraints.txt"], ["--no-deps", "-e", "."]):
         subprocess.run([python, *PIP, *words], cwd=folder, env=environment, check=True)
-    command = "from xrayhelpers.sources import cache_folder; print(cache_folder())"
+    command = "from xrayhelpers._machine import cache_folder; print(cache_folder())"
     said = subprocess.run([python, "-c", command], cwd=folder, capture_output=True, text=True, check=True)
     shutil.copytree(HERE / "cache", said.stdout.strip(), dirs_exist_ok=True)
     print(f"Done. Now type:\n  cd {folder}\n  {python.relative_to(folder)} -m jupyterlab notebooks/01_eda.ipynb")

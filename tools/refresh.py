@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,10 @@ import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
-from xrayhelpers import lessons
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tools` is not installed
+
+from tools import lessons
+from xrayhelpers._machine import write_atomic
 
 
 def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None:
@@ -46,7 +50,7 @@ def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None
                 extra_arguments=lessons.KERNEL_ARGUMENTS,
             ).execute()
             if path in stored:
-                lessons.write_text(path, nbformat.writes(clean_notebook(notebook)) + "\n")
+                write_atomic(path, nbformat.writes(clean_notebook(notebook)) + "\n")
 
 
 def clean_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

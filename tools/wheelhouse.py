@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -29,19 +30,9 @@ Made for {made_for}. You need that Python, 3 GB of free disk and about five minu
 
 def collect_wheels(folder: Path, root: Path = ROOT) -> None:
     """Fetch or build every wheel of requirements.txt at the versions of constraints.txt, and what installs itself."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--wheel-dir",
-        str(folder),
-    ]
-    subprocess.run(
-        [*command, "-r", "requirements.txt", "-c", "constraints.txt", "setuptools>=77", "wheel"], cwd=root, check=True
-    )
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    wanted = ["-r", "requirements.txt", "-c", "constraints.txt", "setuptools>=77", "wheel"]
+    subprocess.run([*command, "--wheel-dir", str(folder), *wanted], cwd=root, check=True)
 
 
 def export_repository(folder: Path, root: Path = ROOT) -> None:
@@ -53,12 +44,17 @@ def export_repository(folder: Path, root: Path = ROOT) -> None:
 
 def fill_cache(folder: Path) -> None:
     """Draw the phantom and keep VGG16's weights in a cache folder that can be copied to another machine."""
-    from xrayhelpers import phantom, weights
+    from functools import partial
 
-    phantom.phantom_folder(cache=folder)
-    kept = folder / "vgg16" / f"imagenet-{weights.VGG16_SHA256[:12]}.npz"
-    weights._keep(weights.vgg16_weights().arrays, kept)
-    weights.read_weights(kept)
+    import numpy as np
+
+    from xrayhelpers import _vgg16
+    from xrayhelpers._machine import write_atomic
+
+    arrays = dict(zip(_vgg16.ARRAY_NAMES, _vgg16.vgg16_weights().arrays, strict=True))
+    write_atomic(folder / "vgg16" / f"imagenet-{_vgg16.VGG16_SHA256[:12]}.npz", partial(np.savez, **arrays))
+    environment = os.environ | {"XRAYS_CACHE": str(folder)}
+    subprocess.run([sys.executable, "-m", "xrayhelpers", "fetch", "phantom"], cwd=ROOT, env=environment, check=True)
 
 
 def finish(folder: Path) -> None:
@@ -76,7 +72,7 @@ def finish(folder: Path) -> None:
 
 
 def build(folder: Path, root: Path = ROOT) -> None:
-    """Make the whole folder anew; wheels that are there already are not fetched again."""
+    """Make the whole folder; wheels that are there already are not fetched again."""
     for name in ("xray-lessons", "cache"):
         shutil.rmtree(folder / name, ignore_errors=True)
     collect_wheels(folder / "wheels", root)

@@ -1,31 +1,26 @@
-"""The report's augmentation, a whole batch at a time, inside ``tf.data``.
+"""Random versions of images, a whole batch at a time, as one `tf.data.Dataset` for all epochs of a `model.fit`.
 
-The report augments with ``ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)``: one image after
-the other, in Python. Here shear, zoom and flip of an image are multiplied into *one* matrix, and one TensorFlow
-operation warps the whole batch. The pictures are the same (tested against ``ImageDataGenerator`` itself).
+The report augments with `ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)`: one image after
+the other, in Python. Here shear, zoom, crop, and flip of an image are multiplied into *one* matrix, and one TensorFlow
+operation warps the whole batch. The pictures are the same (tested against `ImageDataGenerator` itself).
 
-All randomness of an epoch is drawn from ``(seed, epoch)`` before its first batch. An epoch therefore looks the same
-whether or not the run was stopped and continued before it.
+All randomness of an epoch is drawn from the seed and the epoch's number before its first batch. An epoch is therefore
+the same whether or not the training was stopped and continued before it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-from xrayhelpers._quiet import tf
+from xrayhelpers._keras import tf
 
-__all__ = [
-    "NONE",
-    "REPORT",
-    "Augmentation",
-    "affine_matrices",
-    "epoch_data",
-    "epoch_draws",
-    "plain_data",
-    "random_matrices",
-    "warp",
-]
+__all__ = ["CROPS", "NONE", "REPORT", "Augmentation", "training_data"]
 
 
 @dataclass(frozen=True)
@@ -37,69 +32,168 @@ class Augmentation:
     shear : float
         Shear angle in *degrees*, drawn from [-shear, shear]. The report's 0.2 is therefore next to nothing.
     zoom : float
-        Width and height are scaled apart, by factors drawn from [1 - zoom, 1 + zoom].
+        Width and height are scaled independently, by factors drawn from [1 - zoom, 1 + zoom]. Pixels outside the
+        image repeat its edge.
     flip : bool
         Mirror left and right in half of the cases.
+    crop : float or None
+        Random resized crop: lowest share of the area that is kept, above 0 and at most 1. The share is drawn from
+        [crop, 1], the aspect ratio from 3/4 to 4/3 as far as the crop fits into the image. None: no crop.
+    brightness : float
+        255 times a number from [-brightness, brightness] is added to all pixels of an image.
+    contrast : float
+        The distance of every pixel from mid-gray (127.5) is multiplied by a number from [1 - contrast, 1 + contrast].
+        Pixels stay within 0 to 255 after both.
     """
 
     shear: float = 0.2
     zoom: float = 0.2
     flip: bool = True
+    crop: float | None = None
+    brightness: float = 0.0
+    contrast: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.shear < 0 or not 0 <= self.zoom < 1:
+        shares, kept = (self.zoom, self.brightness, self.contrast), 1 if self.crop is None else self.crop
+        if self.shear < 0 or not all(0 <= share < 1 for share in shares) or not 0 < kept <= 1:
             raise ValueError(
-                f"Augmentation has shear={self.shear} and zoom={self.zoom}; expected shear >= 0 (degrees) and "
-                f"0 <= zoom < 1. Type Augmentation(shear=0.2, zoom=0.2) for the report's values."
+                f"Found {self}; expected shear >= 0 (degrees), zoom, brightness and contrast from 0 to below 1, and "
+                "crop above 0 and at most 1, or None. Type Augmentation() for the report's values."
             )
 
 
+Array = np.ndarray
 REPORT = Augmentation()
 NONE = Augmentation(shear=0.0, zoom=0.0, flip=False)
+CROPS = Augmentation(shear=0.0, zoom=0.0, flip=True, crop=0.5, brightness=0.2, contrast=0.2)
 
 
-def random_matrices(
-    n: int, size: int, augmentation: Augmentation = REPORT, rng: np.random.Generator | None = None
-) -> np.ndarray:
-    """Draw one random warp for each of `n` images.
+def training_data(
+    images: Array,
+    labels: Array,
+    *,
+    augmentation: Augmentation = REPORT,
+    batch_size: int = 16,
+    seed: int = 0,
+    class_weight: dict[int, float] | None = None,
+) -> tf.data.Dataset:
+    """Shuffled and augmented batches for one `model.fit(data, epochs=n)`.
+
+    Each epoch has a new order and a new random version of every image, drawn from `seed` and the number of epochs
+    that the dataset has served before. `images` are read batch by batch and never copied as a whole.
 
     Parameters
     ----------
-    n : int
-        Number of images.
-    size : int
-        Side of the square images, in pixels.
+    images : numpy.ndarray
+        (N, S, S, C), pixels 0 to 255, usually the memory map of `load_images`. With ``augmentation=NONE`` an array of
+        any shape (N, ...), for example features.
+    labels : numpy.ndarray
+        (N,) of 0 and 1.
     augmentation : Augmentation
-        Limits of the draw.
-    rng : numpy.random.Generator, optional
-        Source of randomness; seeded with 0 if missing.
+        `REPORT`, `NONE`, `CROPS`, or your own.
+    batch_size : int
+        Images per batch; the last batch may be smaller.
+    seed : int
+        Decides the order and all random versions.
+    class_weight : dict, optional
+        Weight of an image in the loss by label, for example ``{0: 1.94, 1: 0.67}``.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Of (float32 (B, S, S, C), float32 (B,)), with `class_weight` also float32 (B,) of weights. It is finite: one
+        epoch. Its attribute `state` counts the epochs, and `identity()` returns a hash of everything that decides the
+        batches; `training.Resume` uses both.
+
+    Raises
+    ------
+    ValueError
+        If `images` and `labels` differ in length or are empty.
+    """
+    # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
+    source, labels, n = np.asarray(images), np.asarray(labels, np.float32), len(images)
+    if n == 0 or labels.shape != (n,) or batch_size < 1:
+        raise ValueError(
+            f"Found {n} images, labels of shape {labels.shape}, and batch_size={batch_size}; expected at least one "
+            "image, one label per image, and batch_size >= 1. Take images and labels from one call of load_parts."
+        )
+    # Features are float16, which NumPy converts anywhere; TensorFlow on some CPUs only with a complaint.
+    dtype = np.dtype(np.float32) if source.dtype == np.float16 else source.dtype
+    state, columns = SimpleNamespace(begun=0), [labels]
+    if class_weight is not None:
+        columns.append(np.array([class_weight[int(label)] for label in labels], np.float32))
+
+    def begin() -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, state.begun])
+        state.begun += 1
+        order = rng.permutation(n)
+        return order, draw(n, source.shape[1], augmentation, rng)[order]
+
+    def epoch(_: tf.Tensor) -> tf.data.Dataset:
+        order, draws = tf.numpy_function(begin, [], [tf.int64, tf.float32])
+        rows = tf.ensure_shape(order, (n,)), tf.ensure_shape(draws, (n, 10))
+        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+
+    def make(order: tf.Tensor, draws: tf.Tensor) -> tuple:
+        batch = tf.numpy_function(lambda rows: source[rows].astype(dtype, copy=False), [order], dtype, stateful=False)
+        batch.set_shape((None, *source.shape[1:]))  # Keras compiles a convolution with XLA if it sees no channels
+        return (change(batch, draws, augmentation), *(tf.gather(column, order) for column in columns))
+
+    @cache
+    def identity() -> str:
+        settings = [astuple(augmentation), batch_size, seed, class_weight and sorted(class_weight.items())]
+        return digest([*settings, Path(__file__).read_text("utf-8")], [source, labels])
+
+    # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that
+    # double, 10 ms, 20 ms, ..., and the end of an epoch waits for it to wake, which can double a short epoch's time.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    data = tf.data.Dataset.from_tensors(0).flat_map(epoch).map(make, 2).prefetch(2)
+    data = data.apply(tf.data.experimental.assert_cardinality(math.ceil(n / batch_size))).with_options(options)
+    data.state, data.identity = state, identity
+    return data
+
+
+def draw(n: int, size: int, augmentation: Augmentation, rng: np.random.Generator) -> Array:
+    """Draw the random changes of `n` images: float32 (n, 10), a matrix of `_affine_matrices`, a factor, and an offset.
+
+    A pixel is multiplied by the factor before the offset is added.
+    """
+    shear = np.deg2rad(rng.uniform(-augmentation.shear, augmentation.shear, n))
+    zoom = rng.uniform(1 - augmentation.zoom, 1 + augmentation.zoom, (2, n))
+    flip = (rng.random(n) < 0.5) & augmentation.flip
+    shift = np.zeros((2, n))
+    if augmentation.crop is not None:
+        area = rng.uniform(augmentation.crop, 1, n)
+        limit = np.minimum(math.log(4 / 3), -np.log(area))  # a longer side would not fit into the image
+        aspect = np.exp(limit * rng.uniform(-1, 1, n))
+        sides = np.sqrt([area * aspect, area / aspect])
+        zoom, shift = zoom * sides, rng.uniform(-0.5, 0.5, (2, n)) * (1 - sides) * size
+    contrast = rng.uniform(1 - augmentation.contrast, 1 + augmentation.contrast, n)
+    brightness = rng.uniform(-augmentation.brightness, augmentation.brightness, n)
+    offset = 127.5 * (1 - contrast) + 255 * brightness
+    return np.column_stack([_affine_matrices(shear, *zoom, flip, size, shift), contrast, offset]).astype(np.float32)
+
+
+def _affine_matrices(
+    shear: Array, zoom_x: Array, zoom_y: Array, flip: Array, size: int, shift: Array | tuple[float, float] = (0.0, 0.0)
+) -> Array:
+    """Multiply shear (radians), zoom, flip, and shift (pixels) into one matrix per image, about the image's center.
+
+    Same convention as ``keras.src.legacy.preprocessing.image.apply_affine_transform``: shear, then zoom, about
+    (size - 1) / 2; the finished picture is mirrored last.
 
     Returns
     -------
     numpy.ndarray
-        float32 of shape (n, 8), in the order that `warp` takes: output pixel (x, y) shows the input at
-        (a0 x + a1 y + a2, b0 x + b1 y + b2); the last two numbers are 0 (no perspective).
+        float32 (n, 8): output pixel (x, y) shows the input at (a0 x + a1 y + a2, b0 x + b1 y + b2); the last two
+        numbers are 0 (no perspective).
     """
-    rng = rng or np.random.default_rng(0)
-    shear = np.deg2rad(rng.uniform(-augmentation.shear, augmentation.shear, n))
-    zoom_x, zoom_y = rng.uniform(1 - augmentation.zoom, 1 + augmentation.zoom, (2, n))
-    flip = (rng.random(n) < 0.5) & augmentation.flip
-    return affine_matrices(shear, zoom_x, zoom_y, flip, size)
-
-
-def affine_matrices(
-    shear: np.ndarray, zoom_x: np.ndarray, zoom_y: np.ndarray, flip: np.ndarray, size: int
-) -> np.ndarray:
-    """Multiply shear (radians), zoom and flip into one (n, 8) matrix an image, about the image's centre.
-
-    Same convention as ``keras.src.legacy.preprocessing.image.apply_affine_transform``: shear, then zoom, about
-    (size - 1) / 2; the finished picture is mirrored last.
-    """
-    centre = (size - 1) / 2
+    center = (size - 1) / 2
     a0, a1 = zoom_x, -np.sin(shear) * zoom_y
     b1 = np.cos(shear) * zoom_y
-    a2 = centre - a0 * centre - a1 * centre
-    b2 = centre - b1 * centre
+    a2 = center + shift[0] - a0 * center - a1 * center
+    b2 = center + shift[1] - b1 * center
     # Mirrored, output column x shows what column size - 1 - x would have shown.
     a2 = np.where(flip, a2 + a0 * (size - 1), a2)
     a0 = np.where(flip, -a0, a0)
@@ -107,185 +201,30 @@ def affine_matrices(
     return np.stack([a0, a1, a2, zero, b1, b2, zero, zero], axis=1).astype(np.float32)
 
 
-def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Warp a whole batch with one operation, bilinear, repeating the edge pixels outside the image.
-
-    Parameters
-    ----------
-    images : tensor or array
-        (B, S, S, C), uint8 or float, any range.
-    matrices : tensor or array
-        (B, 8) from `random_matrices`.
-
-    Returns
-    -------
-    tf.Tensor
-        float32 (B, S, S, C), range of the input.
-    """
+def change(images: tf.Tensor | Array, draws: tf.Tensor | Array, augmentation: Augmentation) -> tf.Tensor:
+    """Apply what `draw` drew to a batch: float32 of the shape of `images`, pixels 0 to 255."""
     images = tf.cast(images, tf.float32)
-    warped = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=matrices,
-        output_shape=tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="NEAREST",
-    )
+    if augmentation == NONE:
+        return images
+    images = _warp(images, draws[:, :8])
+    if augmentation.brightness or augmentation.contrast:
+        images = tf.clip_by_value(images * draws[:, 8, None, None, None] + draws[:, 9, None, None, None], 0, 255)
+    return images
+
+
+def _warp(images: tf.Tensor | Array, matrices: tf.Tensor | Array) -> tf.Tensor:
+    """Warp a whole batch (B, S, S, C) by matrices (B, 8) with one operation, bilinear, repeating the edge pixels."""
+    images, how = tf.cast(images, tf.float32), {"interpolation": "BILINEAR", "fill_mode": "NEAREST", "fill_value": 0.0}
+    size = tf.shape(images)[1:3]
+    warped = tf.raw_ops.ImageProjectiveTransformV3(images=images, transforms=matrices, output_shape=size, **how)
     return tf.ensure_shape(warped, images.shape)
 
 
-def epoch_draws(
-    n: int, size: int, *, epoch: int, seed: int = 0, augmentation: Augmentation = REPORT
-) -> tuple[np.ndarray, np.ndarray]:
-    """Everything random about one epoch, drawn from ``(seed, epoch)`` alone.
-
-    Returns
-    -------
-    order : numpy.ndarray
-        int64 (n,): position of the image that is shown first, second, ...
-    matrices : numpy.ndarray
-        float32 (n, 8): row i is the warp of image i (not of the i-th image shown).
-    """
-    rng = np.random.default_rng([seed, epoch])
-    return rng.permutation(n), random_matrices(n, size, augmentation, rng)
-
-
-def epoch_data(
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    *,
-    epoch: int,
-    seed: int = 0,
-    batch_size: int = 16,
-    augmentation: Augmentation = REPORT,
-    rescale: float = 1 / 255,
-    preprocess: Callable | None = None,
-    class_weight: dict[int, float] | None = None,
-) -> tf.data.Dataset:
-    """One epoch of training batches: shuffled, warped, scaled.
-
-    Parameters
-    ----------
-    pixels : numpy.ndarray
-        (N, S, S, C), usually the memory-mapped uint8 array of `pixels.load_pixels`. Only the images of the next few
-        batches are read; the array is never copied.
-    labels : numpy.ndarray
-        (N,) of 0 and 1.
-    epoch, seed : int
-        The order and every warp depend on these two alone.
-    batch_size : int
-        Images a batch; the last batch may be smaller.
-    augmentation : Augmentation
-        `REPORT`, `NONE` (no warp at all) or your own.
-    rescale : float
-        Factor on the pixels, applied after the warp.
-    preprocess : callable, optional
-        Takes a float32 batch in the range of `pixels` and replaces `rescale`, for example
-        ``keras.applications.vgg16.preprocess_input``.
-    class_weight : dict, optional
-        Weight of an image in the loss by label, for example ``{0: 1.94, 1: 0.67}``.
-
-    Returns
-    -------
-    tf.data.Dataset
-        Of (float32 (B, S, S, C), float32 (B,)), with `class_weight` also float32 (B,) of weights.
-
-    Raises
-    ------
-    ValueError
-        If `pixels` and `labels` differ in length or are empty.
-    """
-    labels = _checked_labels(pixels, labels)
-    order, matrices = epoch_draws(len(pixels), pixels.shape[1], epoch=epoch, seed=seed, augmentation=augmentation)
-    columns = [labels[order], matrices[order]]
-    if class_weight is not None:
-        columns.append(np.array([class_weight[int(label)] for label in columns[0]], np.float32))
-
-    def finish(images: tf.Tensor, label: tf.Tensor, matrix: tf.Tensor, *weight: tf.Tensor) -> tuple:
-        if augmentation == NONE:
-            images = tf.cast(images, tf.float32)
-        else:
-            images = warp(images, matrix)
-            images = tf.tile(images, [1, 1, 1, pixels.shape[-1] // tf.shape(images)[-1]])
-            images.set_shape((None, *pixels.shape[1:]))  # Keras compiles a convolution with XLA if it sees no channels
-        return (preprocess(images) if preprocess else images * rescale, label, *weight)
-
-    return _batches(pixels, order, columns, batch_size, finish, thin=augmentation != NONE)
-
-
-def plain_data(
-    pixels: np.ndarray,
-    labels: np.ndarray | None = None,
-    *,
-    batch_size: int = 64,
-    rescale: float = 1 / 255,
-    preprocess: Callable | None = None,
-) -> tf.data.Dataset:
-    """Batches in the order of `pixels`, not augmented, for evaluation and prediction.
-
-    Returns
-    -------
-    tf.data.Dataset
-        Of (float32 (B, S, S, C),), with `labels` of (float32 (B, S, S, C), float32 (B,)).
-    """
-    columns = [] if labels is None else [_checked_labels(pixels, labels)]
-
-    def finish(images: tf.Tensor, *label: tf.Tensor) -> tuple:
-        images = tf.cast(images, tf.float32)
-        return (preprocess(images) if preprocess else images * rescale, *label)
-
-    return _batches(pixels, np.arange(len(pixels)), columns, batch_size, finish)
-
-
-def _checked_labels(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels, np.float32)
-    if len(pixels) == 0 or labels.shape != (len(pixels),):
-        raise ValueError(
-            f"Found {len(pixels)} images and labels of shape {labels.shape}; expected at least one image and one "
-            "label each. Take both from the same rows: load_pixels(rows) and rows['label']."
-        )
-    return labels
-
-
-def _is_grey(images: np.ndarray) -> bool:
-    """Whether these uint8 images have three equal channels; faster than comparing channel by channel."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        return False
-    flat = images.reshape(-1)
-    same = flat[1:] == flat[:-1]
-    return bool(same[::3].all() and same[1::3].all())
-
-
-def _batches(
-    pixels: np.ndarray,
-    order: np.ndarray,
-    columns: list[np.ndarray],
-    batch_size: int,
-    finish: Callable,
-    thin: bool = False,
-) -> tf.data.Dataset:
-    """`finish` of (images, *columns) a batch; `pixels` is read at `order`, `columns` are already in that order.
-
-    With `thin`, `finish` gets one channel of a grey batch: a warp has a third of the work then.
-    """
-    # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
-    source = np.asarray(pixels)
-    # Kept features are float16, which NumPy widens anywhere; TensorFlow on some CPUs only with a complaint.
-    dtype = np.dtype(np.float32) if source.dtype == np.float16 else source.dtype
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        images = source[positions].astype(dtype, copy=False)
-        return images[..., :1] if thin and _is_grey(images) else images
-
-    def gather(positions: tf.Tensor, *rest: tf.Tensor) -> tuple:
-        images = tf.numpy_function(read, [positions], dtype, stateful=False)
-        images.set_shape((None, *source.shape[1:-1], None if thin else source.shape[-1]))
-        return (images, *rest)
-
-    # Each batch is a slice of these small arrays; only `pixels` is too large to hand to TensorFlow.
-    dataset = tf.data.Dataset.from_tensor_slices((order, *columns)).batch(batch_size)
-    # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that
-    # double, 10 ms, 20 ms, ..., and the end of an epoch waits for it to wake, which can double a short epoch's time.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.map(gather).map(finish, 2).prefetch(2).with_options(options)
+def digest(about: object, arrays: Iterable[Array]) -> str:
+    """Hash plain values and whole arrays: SHA-256, 64 hex digits."""
+    sha256 = hashlib.sha256(repr(about).encode())
+    for array in map(np.atleast_1d, arrays):
+        sha256.update(f"{array.shape}{array.dtype}".encode())
+        for first in range(0, len(array), 1000):  # a memory-mapped array must not be pulled into memory as a whole
+            sha256.update(np.ascontiguousarray(array[first : first + 1000]))
+    return sha256.hexdigest()

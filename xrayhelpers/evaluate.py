@@ -1,39 +1,32 @@
-"""How good is a model, how sure are we, and at which threshold should it be used?
+"""Measure a model, compare models on the same images, choose a threshold, and check calibration.
 
-Everything here takes `labels` (0 = NORMAL, 1 = PNEUMONIA) and `scores` (the model's probability of pneumonia)
-of the same images in the same order, and returns a plain number or a DataFrame. An image is called pneumonia
+Every function takes `labels` (0 = NORMAL, 1 = PNEUMONIA) and `scores` (the model's probability of pneumonia) of the
+same images in the same order, and returns a plain number or a pandas table. A model predicts pneumonia for an image
 when its score is at least the threshold (`score >= threshold`), as in scikit-learn's `roc_curve`.
 
-Images of one patient resemble each other, so 624 images are fewer than 624 independent observations. Every
-interval therefore resamples patients, not images.
+Images of one patient resemble each other, so 624 images are worth fewer than 624 independent observations. Every
+interval therefore resamples patients, not images. All intervals are 95 % intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from mlxtend.evaluate import mcnemar, mcnemar_table
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 from sklearn.metrics import roc_curve
 
-from xrayhelpers.intervals import (
-    BINS,
-    METRICS,
-    check_scores,
-    delong,
-    effective_patients,
-    effective_size,
-    holm,
-    newcombe_interval,
-    patient_weights,
-    weighted_metrics,
-    wilson_interval,
-)
+from xrayhelpers import _intervals as formulas
 
+METRICS = (
+    *("sensitivity", "specificity", "balanced_accuracy", "accuracy"),  # at the threshold
+    *("roc_auc", "pr_auc", "brier", "calibration_error"),  # of the scores
+)
 RULES = ("balanced_accuracy", "accuracy", "cost", "sensitivity", "specificity")
-# Above these values the bootstrap misses the truth too often (measured in tests/test_evaluate.py).
+# Above these values the bootstrap interval misses the true value too often (measured in tests/test_evaluate.py).
 HIGH = {"roc_auc": 0.96, "pr_auc": 0.9}
 
 
@@ -45,75 +38,84 @@ def measure(
     patients: ArrayLike | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Measure a model, every number with its interval.
+    """Measure a model: eight metrics, each with its 95 % interval.
 
     Parameters
     ----------
     labels : (N,) array of 0 and 1
-    scores : (N,) array of float in [0, 1]
+    scores : (N,) or (N, 1) array of float in [0, 1]
     threshold : float
-        An image is called pneumonia when its score is at least this.
+        A score of at least this value predicts pneumonia.
     patients : (N,) array, optional
-        Whose image it is; the bootstrap draws patients. Without it each image is a patient.
+        The patient of each image; the bootstrap draws patients. Without it, each image counts as a separate patient.
     n_resamples, seed : int
-    confidence : float in (0, 1)
+        Of the bootstrap.
 
     Returns
     -------
-    DataFrame, index "metric" (`METRICS`), columns value, low, high (float in [0, 1]; low and high are NaN where a class
-    has one patient only) and method (str), which is one of
+    DataFrame
+        Index "metric" (`METRICS`); columns value, low, high (float in [0, 1]; low and high are NaN if a class has only
+        one patient) and method (str), which is one of
 
-    - "bootstrap": standard error over resamples of patients, on the log-odds scale, times Student's t of the number of
-      patients. (Percentiles of the resamples lie too high near 1: they held the truth in 90 to 94 % instead of 95 %.)
-    - "bootstrap, less bias": calibration error, which chance can only raise. The rise from sample to resample estimates
-      the rise from truth to sample: all of it is taken off the lower limit, half of it off the upper.
-    - "newcombe": ROC AUC above 0.96, see `newcombe_interval`.
-    - "wilson": PR AUC above 0.9 and every metric that is exactly 0 or 1, see `wilson_interval`: errors that were never
-      seen cannot be drawn again, and a bootstrap would be sure of perfection.
+        - "bootstrap": the standard error over resamples of patients, on the log-odds scale, times Student's t for the
+          number of patients. (Percentiles of the resamples lie too high near 1: they held the true value in 90 to 94 %
+          of cases instead of 95 %.)
+        - "bootstrap, less bias": for the calibration error, which chance can only raise. The rise from sample to
+          resample estimates the rise from the true value to the sample; all of it is subtracted from the lower limit,
+          half of it from the upper.
+        - "newcombe": for an ROC AUC above 0.96, see `_intervals.newcombe_interval`.
+        - "wilson": for a PR AUC above 0.9 and for each metric that is exactly 0 or 1, see
+          `_intervals.wilson_interval`. Errors that never occurred cannot be drawn again, so that a bootstrap would be
+          certain of perfection.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a label is not 0 or 1, a class is missing, or the scores are not probabilities.
 
     Notes
     -----
-    Calibration error is over 10 equally wide bins (after Naeini et al., 2015). Like every binned estimate it is above
-    zero even for a perfect model, the more so the fewer images there are.
-    The number of patients of each class is taken as given, not as chance, so that no resample is without a class: the
-    accuracy of a model that calls everything pneumonia is known exactly here.
-    """
-    labels, scores, patients = check_scores(labels, scores, patients)
-    value = {k: float(v[0]) for k, v in weighted_metrics(labels, scores, threshold, np.ones((1, labels.size))).items()}
-    weights = patient_weights(labels, patients, n_resamples, seed)
-    chunk = max(1, 2_000_000 // labels.size)  # keeps the memory of large sets below some 100 MB
-    parts = [weighted_metrics(labels, scores, threshold, weights[i : i + chunk]) for i in range(0, n_resamples, chunk)]
-    draws = {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+    The calibration error uses 10 equally wide bins (after Naeini et al., 2015). Like every binned estimate it is above
+    zero even for a perfect model, and the more so the fewer images there are.
+    The number of patients of each class counts as given, not as chance, so that no resample lacks a class. Hence the
+    accuracy of a model that always predicts pneumonia is known exactly here.
 
+    Examples
+    --------
+    >>> float(measure([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9]).loc["roc_auc", "value"])
+    0.75
+    """
+    labels, scores, patients = formulas.check_scores(labels, scores, patients)
+    chunk = max(1, 2_000_000 // labels.size)  # keeps the memory of large sets below about 100 MB
+    weights = formulas.patient_weights(labels, patients, n_resamples, seed)
+    weights = [np.ones((1, labels.size)), *(weights[i : i + chunk] for i in range(0, n_resamples, chunk))]
+    whole, *parts = (formulas.weighted_metrics(labels, scores, threshold, piece) for piece in weights)
+    value = {name: float(whole[name][0]) for name in METRICS}
+    draws = {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
     n_positive, n_negative = (np.unique(patients[labels == k]).size for k in (1, 0))
     rows = {}
     for name in METRICS:
         v, deviation = value[name], float(draws[name].std())
         n = {"sensitivity": n_positive, "specificity": n_negative}.get(name, min(n_positive, n_negative))
-        t = stats.t.ppf((1 + confidence) / 2, n - 1) if n > 1 else np.nan
+        t = stats.t.ppf(0.975, n - 1) if n > 1 else np.nan
         counted = {"sensitivity": labels == 1, "specificity": labels == 0, "pr_auc": labels == 1}.get(name, labels >= 0)
         if n > 1 and name == "roc_auc" and v > HIGH[name]:
-            size = effective_patients(v, deviation**2, n_positive, n_negative, labels.size)
-            rows[name] = (v, *newcombe_interval(v, *size, confidence), "newcombe")
+            size = formulas.effective_patients(v, deviation**2, n_positive, n_negative, labels.size)
+            rows[name] = (v, *formulas.newcombe_interval(v, *size), "newcombe")
         elif n > 1 and (v in (0, 1) or v > HIGH.get(name, 1)):
-            size = effective_size(patients[counted], v, deviation**2)
-            rows[name] = (v, *wilson_interval(v, size, confidence), "wilson")
+            size = formulas.effective_size(patients[counted], v, deviation**2)
+            rows[name] = (v, *formulas.wilson_interval(v, size), "wilson")
         elif name == "calibration_error":
             bias = max(0.0, draws[name].mean() - v)
             low, high = max(0.0, v - bias - t * deviation), min(1.0, v - bias / 2 + t * deviation)
             rows[name] = (v, low, high, "bootstrap, less bias")
         else:
             half = t * deviation / (v * (1 - v)) if 0 < v < 1 else np.nan
-            rows[name] = (
-                v,
-                special.expit(special.logit(v) - half),
-                special.expit(special.logit(v) + half),
-                "bootstrap",
-            )
+            low, high = special.expit(special.logit(v) + np.array([-half, half]))
+            rows[name] = (v, low, high, "bootstrap")
     if "wilson" in (rows["sensitivity"][3], rows["specificity"][3]):
-        # The two classes are different patients: distances to the limits add up as squares (Zou & Donner, 2008).
+        # The classes are different patients: distances to the limits are added as squares (Zou & Donner, 2008).
         v = value["balanced_accuracy"]
         (a, a_low, a_high, _), (b, b_low, b_high, _) = rows["sensitivity"], rows["specificity"]
         low, high = v - np.hypot(a - a_low, b - b_low) / 2, v + np.hypot(a - a_high, b - b_high) / 2
@@ -123,70 +125,51 @@ def measure(
 
 
 # ------------------------------------------------------------------------------------------- comparison
-def compare_auc(
-    labels: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    patients: ArrayLike | None = None,
-    method: str = "delong",
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> pd.Series:
-    """Is the ROC AUC of model `a` different from that of model `b` on the same images?
+def compare_auc(labels: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLike | None = None) -> pd.Series:
+    """Test whether the ROC AUCs of two models differ on the same images.
 
     Parameters
     ----------
-    labels, a, b : (N,) arrays
+    labels : (N,) array of 0 and 1
+    a, b : (N,) arrays of float in [0, 1]
+        Scores of the two models.
     patients : (N,) array, optional
-    method : "delong" (with `patients` the clustered form, see `delong`) or "bootstrap" (paired: both models are
-        scored on the same resamples of patients)
+        With it, DeLong's test (1988) allows for patients with several images (Obuchowski, 1997).
 
     Returns
     -------
-    Series: auc_a, auc_b, difference (a - b), low, high (95 %), p (two-sided)
+    Series
+        auc_a, auc_b, difference (a - b), low, high (95 %), p (two-sided).
     """
-    if method == "delong":
-        areas, covariance = delong(labels, np.vstack([a, b]), patients)
-        difference = areas[0] - areas[1]
-        deviation = np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-        low, high = difference + np.array([-1, 1]) * stats.norm.ppf(0.975) * deviation
-        p = 2 * stats.norm.sf(abs(difference) / deviation) if deviation > 1e-12 else float(abs(difference) < 1e-12)
-    elif method == "bootstrap":
-        labels, a, numbers = check_scores(labels, a, patients)
-        b = check_scores(labels, b)[1]
-        weights = np.vstack([np.ones(labels.size), patient_weights(labels, numbers, n_resamples, seed)])
-        areas_a, areas_b = (weighted_metrics(labels, s, 0.5, weights)["roc_auc"] for s in (a, b))
-        areas, draws = (areas_a[0], areas_b[0]), (areas_a - areas_b)[1:]
-        difference = areas[0] - areas[1]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        # Share of resamples on the other side of zero, never smaller than one resample can show.
-        beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-        p = min(1.0, 2 * (beyond + 1) / (n_resamples + 1))
-    else:
-        raise ValueError(f"method is {method!r}; expected 'delong' or 'bootstrap'.")
+    areas, covariance = formulas.delong(labels, np.vstack([np.ravel(a), np.ravel(b)]), patients)
+    difference = areas[0] - areas[1]
+    deviation = np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
+    low, high = difference + np.array([-formulas.Z, formulas.Z]) * deviation
+    p = 2 * stats.norm.sf(abs(difference) / deviation) if deviation > 1e-12 else float(abs(difference) < 1e-12)
     found = {"auc_a": areas[0], "auc_b": areas[1], "difference": difference, "low": low, "high": high, "p": p}
     return pd.Series(found, dtype=float)
 
 
-def paired_change(
-    before: ArrayLike, after: ArrayLike, patients: ArrayLike | None = None, n_resamples: int = 2000, seed: int = 0
-) -> pd.Series:
-    """How much does a number of the same images change, on average?
+def paired_change(before: ArrayLike, after: ArrayLike, patients: ArrayLike | None = None, seed: int = 0) -> pd.Series:
+    """Measure how much a quantity changes on average over the same images.
 
     Parameters
     ----------
     before, after : (N,) arrays of any unit
     patients : (N,) array, optional
-        The bootstrap draws patients. Without it each image is a patient.
+        The bootstrap draws patients. Without it, each image counts as a separate patient.
+    seed : int
+        Of the bootstrap (2,000 resamples).
 
     Returns
     -------
-    Series: value (mean of after - before), low, high (95 %: standard error over resamples times Student's t of the
-    number of patients; NaN for one patient)
+    Series
+        value (mean of after - before), low, high (95 %: standard error over resamples times Student's t for the number
+        of patients; NaN for one patient).
     """
-    change = np.asarray(after, dtype=np.float64).ravel() - np.asarray(before, dtype=np.float64).ravel()
-    numbers = np.arange(change.size) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
-    weights = patient_weights(np.zeros(change.size), numbers, n_resamples, seed)
+    change = np.ravel(np.asarray(after, dtype=np.float64)) - np.ravel(np.asarray(before, dtype=np.float64))
+    numbers = formulas.number_patients(patients, change.size)
+    weights = formulas.patient_weights(np.zeros(change.size), numbers, 2000, seed)
     n = int(numbers.max()) + 1
     half = stats.t.ppf(0.975, n - 1) * (weights @ change / weights.sum(axis=1)).std() if n > 1 else np.nan
     value = change.mean()
@@ -194,15 +177,17 @@ def paired_change(
 
 
 def change_between(before: pd.Series, after: pd.Series) -> pd.Series:
-    """How far do two figures of *different* patients lie apart, such as validation's promise and test's answer?
+    """Measure how far two values of *different* patients lie apart, such as validation and test.
 
     Parameters
     ----------
-    before, after : Series with value, low, high, as rows of `measure`
+    before, after : Series
+        Value, low and high, as in a row of `measure`.
 
     Returns
     -------
-    Series: value (after - before), low, high. Distances to the limits add up as squares (Zou & Donner, 2008).
+    Series
+        value (after - before), low, high (95 %). Distances to the limits are added as squares (Zou & Donner, 2008).
     """
     value = after["value"] - before["value"]
     down = np.hypot(after["value"] - after["low"], before["high"] - before["value"])
@@ -210,85 +195,89 @@ def change_between(before: pd.Series, after: pd.Series) -> pd.Series:
     return pd.Series({"value": value, "low": value - down, "high": value + up})
 
 
-def compare_errors(
-    labels: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    thresholds: tuple[float, float] = (0.5, 0.5),
-    patients: ArrayLike | None = None,
-) -> pd.Series:
-    """Do two models make different numbers of errors on the same images?
+def _compare_errors(
+    labels: ArrayLike, a: ArrayLike, b: ArrayLike, thresholds: tuple[float, float], patients: ArrayLike | None
+) -> dict[str, float]:
+    """Test whether two models make different numbers of errors on the same images.
 
-    McNemar's test from mlxtend (exact below 25 disagreements), which takes images for independent, and the same
-    question asked of patients: had the models changed names for each patient by the toss of a coin, how often would
-    their errors differ as much as they do? Exact; with one image a patient it is McNemar's exact test.
+    McNemar's test (exact below 25 disagreements) treats images as independent. `p_patients` does not: it is the exact
+    chance that the errors differ at least as much if the two models swapped names for each patient at the toss of a
+    coin. With one image per patient it is McNemar's exact test.
 
     Returns
     -------
-    Series: only_a_right, only_b_right (images), p_images (McNemar), p_patients
+    dict
+        only_a_right, only_b_right (images), p_images (McNemar), p_patients.
     """
-    from mlxtend.evaluate import mcnemar, mcnemar_table
-
-    labels, a, numbers = check_scores(labels, a, patients)
-    b = check_scores(labels, b)[1]
-    calls = [(s >= t).astype(int) for s, t in zip((a, b), thresholds, strict=True)]
+    labels, a, numbers = formulas.check_scores(labels, a, patients)
+    calls = [(s >= t).astype(int) for s, t in zip((a, formulas.check_scores(labels, b)[1]), thresholds, strict=True)]
     table = mcnemar_table(labels, *calls)
     only_a, only_b = int(table[0, 1]), int(table[1, 0])
     p_images = mcnemar(table, exact=only_a + only_b < 25)[1] if only_a + only_b else 1.0
-    per_patient = np.bincount(numbers, (calls[0] == labels).astype(int) - (calls[1] == labels))
-    p_patients = _coin_toss_p(per_patient.astype(int))
-    found = {"only_a_right": only_a, "only_b_right": only_b, "p_images": p_images, "p_patients": p_patients}
-    return pd.Series(found, dtype=float)
-
-
-def _coin_toss_p(differences: np.ndarray) -> float:
-    """How often random signs of these whole numbers give a sum as far from zero as theirs."""
-    steps = np.abs(differences[differences != 0])
-    chances = np.ones(1)  # of the sums -n, -n + 2, ..., n, where n is the sum of the steps so far
-    for step in steps:
-        chances = (np.pad(chances, (0, step)) + np.pad(chances, (step, 0))) / 2
-    sums = 2 * np.arange(chances.size) - steps.sum()
-    return float(chances[np.abs(sums) >= abs(differences.sum())].sum())
+    leads = np.bincount(numbers, (calls[0] == labels).astype(int) - (calls[1] == labels)).astype(int)
+    chances = np.ones(1)  # of the sums -n, -n + 2, ..., n, where n is the sum of the leads so far
+    for lead in np.abs(leads[leads != 0]):
+        chances = (np.pad(chances, (0, lead)) + np.pad(chances, (lead, 0))) / 2
+    sums = 2 * np.arange(chances.size) - (chances.size - 1)
+    p_patients = float(chances[np.abs(sums) >= abs(leads.sum())].sum())
+    return {"only_a_right": only_a, "only_b_right": only_b, "p_images": p_images, "p_patients": p_patients}
 
 
 def compare_all(
-    images: pd.DataFrame, models: Sequence[str], thresholds: dict[str, float] | None = None
+    images: pd.DataFrame, models: Sequence[str], thresholds: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
-    """Compare every pair of models on the same images; p-values are corrected by Holm's rule.
+    """Compare each pair of models on the same images, with p-values corrected by Holm's rule.
 
     Parameters
     ----------
-    images : DataFrame with columns label, patient and one of scores a model, as `results.same_images` returns
-    models : names of the columns with scores
-    thresholds : dict of model -> threshold, default 0.5
+    images : DataFrame
+        Columns label, patient and one of scores per model, as `results.same_images` returns.
+    models : sequence of str
+        Names of the columns with scores.
+    thresholds : mapping of model -> float, optional
+        Default 0.5.
 
     Returns
     -------
-    DataFrame, one row a pair: a, b, auc_a, auc_b, difference, low, high, p_auc, only_a_right, only_b_right,
-    p_images, p_patients, and p_auc_holm, p_patients_holm
+    DataFrame
+        One row per pair: a, b, auc_a, auc_b, difference, low, high, p_auc, only_a_right, only_b_right, p_images,
+        p_patients, and the corrected p_auc_holm and p_patients_holm.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two models.
     """
-    thresholds = dict(thresholds or {})
-    rows = []
+    thresholds, rows = dict(thresholds or {}), []
     for i, a in enumerate(models):
         for b in models[i + 1 :]:
             pair = (thresholds.get(a, 0.5), thresholds.get(b, 0.5))
             area = compare_auc(images["label"], images[a], images[b], images["patient"]).rename({"p": "p_auc"})
-            errors = compare_errors(images["label"], images[a], images[b], pair, images["patient"])
+            errors = _compare_errors(images["label"], images[a], images[b], pair, images["patient"])
             rows.append({"a": a, "b": b, **area, **errors})
     if not rows:
-        raise ValueError(f"there is nothing to compare: models are {list(models)}; give at least two.")
+        raise ValueError(f"there is nothing to compare: models are {list(models)}; pass at least two.")
     table = pd.DataFrame(rows)
-    return table.assign(p_auc_holm=holm(table["p_auc"]), p_patients_holm=holm(table["p_patients"]))
+    return table.assign(p_auc_holm=formulas.holm(table["p_auc"]), p_patients_holm=formulas.holm(table["p_patients"]))
 
 
 # -------------------------------------------------------------------------------------------- threshold
 def operating_points(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
-    """All that a threshold can do on these images: columns threshold, sensitivity, specificity.
+    """List every sensitivity and specificity that a threshold can reach on these images.
 
-    One row between each two neighbouring scores, from "nothing is pneumonia" (threshold above the highest score)
-    to "everything is" (0). Thresholds lie halfway between scores, so that no image sits on one.
+    Parameters
+    ----------
+    labels : (N,) array of 0 and 1
+    scores : (N,) array of float in [0, 1]
+
+    Returns
+    -------
+    DataFrame
+        threshold, sensitivity, specificity: one row between each two neighboring scores, from "nothing is pneumonia"
+        (a threshold above the highest score) to "everything is" (0). Thresholds lie halfway between scores, so that no
+        score equals one.
     """
-    labels, scores, _ = check_scores(labels, scores)
+    labels, scores, _ = formulas.check_scores(labels, scores)
     alarms, hits, cuts = roc_curve(labels, scores, drop_intermediate=False)
     top = np.nextafter(scores.max(), 2)
     thresholds = np.r_[top, (cuts[1:-1] + cuts[2:]) / 2, 0.0]
@@ -302,23 +291,33 @@ def expected_cost(
     cost_alarm: float = 1.0,
     prevalence: float | None = None,
 ) -> pd.DataFrame:
-    """What each threshold costs an image, on average.
+    """Calculate the average cost per image of each threshold.
 
     `cost = cost_miss * prevalence * (1 - sensitivity) + cost_alarm * (1 - prevalence) * (1 - specificity)`
 
     Parameters
     ----------
-    cost_miss, cost_alarm : price of a missed pneumonia and of a false alarm, in any one unit
-    prevalence : share of pneumonia where the model is used, in [0, 1]; default the share in `labels`
+    labels : (N,) array of 0 and 1
+    scores : (N,) array of float in [0, 1]
+    cost_miss, cost_alarm : float
+        Costs of a missed pneumonia and of a false alarm, in the same unit.
+    prevalence : float in [0, 1], optional
+        Share of pneumonia where the model is used; default: the share in `labels`.
 
     Returns
     -------
-    `operating_points` with a column cost
+    DataFrame
+        `operating_points` with one more column, cost.
+
+    Raises
+    ------
+    ValueError
+        If the prevalence is not in [0, 1].
     """
     points = operating_points(labels, scores)
     share = np.mean(labels) if prevalence is None else prevalence
     if not 0 <= share <= 1:
-        raise ValueError(f"prevalence is {prevalence}; expected a share in [0, 1], e.g. 0.1 for a ward with 10 %.")
+        raise ValueError(f"prevalence is {prevalence}; expected a share in [0, 1], e.g. 0.1 for 10 %.")
     misses, alarms = share * (1 - points["sensitivity"]), (1 - share) * (1 - points["specificity"])
     return points.assign(cost=cost_miss * misses + cost_alarm * alarms)
 
@@ -337,12 +336,24 @@ def choose_threshold(
 
     Parameters
     ----------
-    rule : "balanced_accuracy" (Youden's index), "accuracy", "cost" (the cheapest, see `expected_cost`), "sensitivity"
-        or "specificity" (reach `at_least` of it and the most of the other)
+    labels : (N,) array of 0 and 1
+    scores : (N,) array of float in [0, 1]
+    rule : str
+        "balanced_accuracy" (Youden's index), "accuracy", "cost" (the lowest `expected_cost`), "sensitivity" or
+        "specificity" (at least `at_least` of it, and as much as possible of the other).
+    at_least : float in [0, 1]
+    cost_miss, cost_alarm, prevalence
+        See `expected_cost`.
 
     Returns
     -------
-    float in [0, 1]; of equally good thresholds the one nearest 0.5
+    float
+        Of equally good thresholds the one nearest to 0.5.
+
+    Raises
+    ------
+    ValueError
+        If there is no such rule.
     """
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
@@ -360,26 +371,30 @@ def choose_threshold(
     return float(best.iloc[(best - 0.5).abs().argmin()])
 
 
-def sensitivity_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: float = 0.9) -> pd.Series:
-    """The most sensitive operating point with at least this specificity: threshold, sensitivity, specificity."""
-    points = operating_points(labels, scores)
-    return points[points["specificity"] >= specificity - 1e-12].iloc[-1]
-
-
 def decision_curve(
-    labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike | None = None, prevalence: float | None = None
+    labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike, prevalence: float | None = None
 ) -> pd.DataFrame:
-    """Net benefit of using the model, of treating all and of treating none (Vickers & Elkin, 2006).
+    """Calculate the net benefit of using the model, of treating all and of treating none (Vickers & Elkin, 2006).
 
-    The threshold t is how sure one wants to be before treating, so a false alarm costs t / (1 - t) found pneumonias:
+    The threshold t is the probability of pneumonia at which one would treat, so that a false alarm costs as much as
+    t / (1 - t) found pneumonias are worth:
     `net benefit = prevalence * sensitivity - (1 - prevalence) * (1 - specificity) * t / (1 - t)`.
+
+    Parameters
+    ----------
+    labels : (N,) array of 0 and 1
+    scores : (N,) array of float in [0, 1]
+    thresholds : (T,) array of float in [0, 1)
+    prevalence : float in [0, 1], optional
+        Share of pneumonia where the model is used; default: the share in `labels`.
 
     Returns
     -------
-    DataFrame: threshold (default 0.01 to 0.99), model, all, none (true positives an image)
+    DataFrame
+        threshold, model, all, none: T rows, in found pneumonias per image.
     """
-    labels, scores, _ = check_scores(labels, scores)
-    t = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, dtype=float)
+    labels, scores, _ = formulas.check_scores(labels, scores)
+    t = np.asarray(thresholds, dtype=float)
     share = labels.mean() if prevalence is None else prevalence
     called = scores >= t[:, None]
     hit, alarm = called[:, labels == 1].mean(axis=1), called[:, labels == 0].mean(axis=1)
@@ -389,38 +404,56 @@ def decision_curve(
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: ArrayLike) -> pd.DataFrame:
-    """Of those called pneumonia, how many have it (ppv); of those called normal, how many are (npv)? Bayes' rule."""
+    """Calculate by Bayes' rule what a prediction means where pneumonia is rarer or more common.
+
+    Parameters
+    ----------
+    sensitivity, specificity : float in [0, 1]
+    prevalence : float or (P,) array in [0, 1]
+
+    Returns
+    -------
+    DataFrame
+        prevalence, ppv (share with pneumonia among those predicted to have it), npv (share without pneumonia among
+        those predicted to be normal): P rows, NaN where nothing is predicted.
+    """
     share = np.atleast_1d(np.asarray(prevalence, dtype=float))
     hit, miss = share * sensitivity, share * (1 - sensitivity)
     spared, alarm = (1 - share) * specificity, (1 - share) * (1 - specificity)
-    with np.errstate(invalid="ignore"):  # nobody called: no value
+    with np.errstate(invalid="ignore"):  # nothing is predicted: no value
         return pd.DataFrame({"prevalence": share, "ppv": hit / (hit + alarm), "npv": spared / (spared + miss)})
 
 
 # ------------------------------------------------------------------------------------------ calibration
-def reliability_table(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> pd.DataFrame:
-    """What the model promised and what came true, in equally wide bins of score.
+def apply_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
+    """Divide the log-odds of scores by a temperature; above 1, the scores move toward 0.5. Their order stays the same.
+
+    Parameters
+    ----------
+    scores : array of float in [0, 1], any shape
+    temperature : float, > 0
 
     Returns
     -------
-    DataFrame, one row a bin that holds images: images, score (mean), share (of pneumonia), low, high (95 %, Wilson)
+    ndarray
+        float64 in (0, 1), the shape of `scores`.
     """
-    labels, scores, _ = check_scores(labels, scores)
-    number = np.minimum((scores * bins).astype(int), bins - 1)
-    groups = pd.DataFrame({"label": labels, "score": scores}).groupby(number)
-    table = groups.agg(images=("label", "size"), score=("score", "mean"), share=("label", "mean"))
-    limits = [wilson_interval(row.share, row.images) for row in table.itertuples()]
-    return table.assign(low=[x[0] for x in limits], high=[x[1] for x in limits]).rename_axis("bin")
-
-
-def apply_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
-    """Divide the log-odds of the scores by the temperature: above 1 makes a model less sure. Ranks stay as they are."""
     return special.expit(special.logit(np.clip(np.asarray(scores, dtype=float), 1e-7, 1 - 1e-7)) / temperature)
 
 
 def fit_temperature(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The temperature in [0.05, 20] with the smallest log loss on *validation* images (Guo et al., 2017)."""
-    labels, scores, _ = check_scores(labels, scores)
+    """Find the temperature, from 0.05 to 20, with the lowest log loss on *validation* images (Guo et al., 2017).
+
+    Parameters
+    ----------
+    labels : (N,) array of 0 and 1
+    scores : (N,) array of float in [0, 1]
+
+    Returns
+    -------
+    float
+    """
+    labels, scores, _ = formulas.check_scores(labels, scores)
     signs = np.where(labels == 1, 1.0, -1.0)
     logits = signs * special.logit(np.clip(scores, 1e-7, 1 - 1e-7))
 

@@ -1,9 +1,8 @@
-"""Where does a network look, and is the answer worth anything?
+"""Show where a network looks, and check what such a map is worth.
 
-Grad-CAM and occlusion draw a map an image. A map always looks convincing, so two checks stand beside them: does it
-change when the model's weights are thrown away (`sanity_check`), and does it lie on the disease (`heat_on_mask`)?
-
-Images are given as the model takes them: float, or uint8, which is divided by 255 as `training.predict` does.
+Grad-CAM and occlusion draw one map per image. A map always looks convincing, so two checks stand beside them: whether
+it changes when the model's weights are thrown away (`sanity_check`), and whether it lies on the disease
+(`heat_on_mask`). Images are given as models take them: uint8, or float in [0, 255].
 """
 
 from __future__ import annotations
@@ -16,74 +15,50 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from xrayhelpers._quiet import keras, tf
+from xrayhelpers._keras import keras, tf
+from xrayhelpers._phantom import lesion_mask
 from xrayhelpers.evaluate import paired_change
 
-
-def _as_input(images: ArrayLike) -> np.ndarray:
-    """Return float32 images; uint8 is divided by 255."""
-    images = np.asarray(images)
-    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
-
-
-def _tensors(model: keras.Model) -> tuple:
-    """Return a model's inputs and a dict of the output of each layer on the way, and of "before last".
-
-    A Sequential model that grew by `add` has called its layers many times, and `layer.output` is that of the first
-    call, which leads nowhere: its layers are called once more, in a row.
-    """
-    if not isinstance(model, keras.Sequential):
-        return model.inputs, {one.name: one.output for one in model.layers} | {"before last": model.layers[-1].input}
-    inputs = tensor = keras.Input(model.input_shape[1:])
-    outputs = {}
-    for one in model.layers[:-1]:
-        outputs[one.name] = tensor = one(tensor)
-    return inputs, outputs | {"before last": tensor}
+__all__ = ["before_sigmoid", "grad_cam", "heat_on_mask", "lesion_mask", "occlusion", "sanity_check"]
 
 
 def before_sigmoid(model: keras.Model) -> keras.Model:
     """Build the same model without its last sigmoid: its output is the log-odds of pneumonia.
 
-    A score of 0.9999 cannot rise and hardly falls, and its gradient is nearly zero; its log-odds can do all of that.
+    A score of 0.9999 cannot rise and hardly falls, and its gradient is nearly zero; its log-odds have no such limit.
 
     Parameters
     ----------
     model : keras.Model
-        Ends in a dense layer of one unit, with a sigmoid or linear, as both of `models` do.
+        Ends in a dense layer of one unit with a sigmoid, as both networks of `models` do.
 
     Returns
     -------
     keras.Model
-        Output (B, 1) float32, any number; all weights are those of `model` (shared, but the last layer's are copied).
+        A copy with the same weights, and the output (B, 1) float32, any number.
 
     Raises
     ------
     ValueError
         If the model ends in anything else.
     """
-    return _log_odds(model)
-
-
-def _log_odds(model: keras.Model, layer: str | None = None) -> keras.Model:
-    """Build `before_sigmoid`; with the name of a layer its output comes first."""
     last = model.layers[-1]
     activation = getattr(getattr(last, "activation", None), "__name__", None)
     if not isinstance(last, keras.layers.Dense) or last.units != 1 or activation not in ("sigmoid", "linear"):
         raise ValueError(
             f"Model {model.name!r} ends in {last.name!r} ({type(last).__name__}, activation {activation}); expected "
-            "Dense(1, activation='sigmoid'). Give the whole model, such as models.report_cnn()."
+            "Dense(1, activation='sigmoid'). Pass the whole model, such as report_cnn()."
         )
-    inputs, outputs = _tensors(model)
-    linear = keras.layers.Dense(1, use_bias=last.use_bias, dtype="float32", name=last.name)
-    output = linear(outputs["before last"])
-    linear.set_weights(last.get_weights())
-    return keras.Model(inputs, [outputs[layer], output] if layer else output, name="before_sigmoid")
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    copy.layers[-1].activation = keras.activations.linear
+    return copy
 
 
-def grad_cam(model: keras.Model, images: ArrayLike, layer: str | None = None, batch_size: int = 32) -> np.ndarray:
-    """Draw where a convolution saw what speaks *for* pneumonia (Grad-CAM, Selvaraju et al., 2017).
+def grad_cam(model: keras.Model, images: ArrayLike) -> np.ndarray:
+    """Draw where the last convolution finds what speaks *for* pneumonia (Grad-CAM, Selvaraju et al., 2017).
 
-    Each feature map of the layer is weighted by the mean gradient of the log-odds with respect to it; the maps are
+    Each of its feature maps is weighted by the mean gradient of the log-odds with respect to it. The maps are
     added, and what is below zero is dropped.
 
     Parameters
@@ -91,32 +66,29 @@ def grad_cam(model: keras.Model, images: ArrayLike, layer: str | None = None, ba
     model : keras.Model
         See `before_sigmoid`.
     images : (N, S, S, C) array
-    layer : str, optional
-        Name of a layer with an output (B, h, w, channels). Default: the last convolution.
-    batch_size : int
+        uint8, or float in [0, 255].
 
     Returns
     -------
     (N, S, S) float32 in [0, 1]
-        Enlarged from h x w; the highest value of each map is 1. A map is all 0 where nothing speaks for pneumonia.
+        Enlarged from the size of the feature maps. The highest value of each map is 1; a map is all 0 if nothing speaks
+        for pneumonia.
 
     Raises
     ------
     ValueError
-        If there is no such layer, or it has no height and width.
+        If the model has no convolution, or does not end in a score.
     """
-    convolutions = [one.name for one in model.layers if isinstance(one, keras.layers.Conv2D)]
-    layer = layer or (convolutions or [None])[-1]
-    found = [one for one in model.layers if one.name == layer]
-    if not found or len(found[0].output.shape) != 4:
-        raise ValueError(
-            f"Found no layer {layer!r} with height and width in {model.name!r}; its convolutions are "
-            f"{', '.join(convolutions) or 'none'}. Type layer={(convolutions or ['conv2'])[-1]!r}."
-        )
-    both = _log_odds(model, layer)
-    images, maps = _as_input(images), []
-    for start in range(0, len(images), batch_size):
-        batch = tf.constant(images[start : start + batch_size])
+    # A copy, because a Sequential model that grew by `add` has called its layers many times, and `layer.output` would
+    # belong to the first call.
+    inner = before_sigmoid(model)
+    convolutions = [layer for layer in inner.layers if isinstance(layer, keras.layers.Conv2D)]
+    if not convolutions:
+        raise ValueError(f"Found no Conv2D layer in {model.name!r}; expected a network such as report_cnn().")
+    both = keras.Model(inner.inputs, [convolutions[-1].output, inner.layers[-1].output])
+    images, maps = np.asarray(images), []
+    for start in range(0, len(images), 32):
+        batch = tf.constant(images[start : start + 32], tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(batch)  # frozen layers are not recorded otherwise
             features, score = both(batch, training=False)
@@ -130,41 +102,40 @@ def grad_cam(model: keras.Model, images: ArrayLike, layer: str | None = None, ba
 
 
 def occlusion(
-    predict: Callable[[np.ndarray], ArrayLike],
-    images: ArrayLike,
-    patch: int = 8,
-    stride: int = 4,
-    fill: float | None = None,
+    predict: Callable[[np.ndarray], ArrayLike], images: ArrayLike, patch: int = 8, stride: int = 4
 ) -> np.ndarray:
-    """Cover one patch after the other and see how far the score falls (Zeiler & Fergus, 2014).
+    """Cover one patch after the other with gray and see how far the score falls (Zeiler & Fergus, 2014).
 
     Parameters
     ----------
-    predict : images of the same dtype (N, S, S, C) -> (N,) or (N, 1) scores
-        Called once a place, with all images. Log-odds (`before_sigmoid`) show more than probabilities near 0 or 1.
+    predict : function
+        Images of the same dtype (N, S, S, C) -> (N,) or (N, 1) scores. It is called once per place, with all images.
+        Log-odds (`before_sigmoid`) show more than probabilities near 0 or 1.
     images : (N, S, S, C) array
+        Covered with the mean of each image.
     patch, stride : int
-        Side of the patch and distance between places, in pixels.
-    fill : float, optional
-        Value under the patch. Default: the mean of each image.
+        Side of the patch, and distance between places, in pixels.
 
     Returns
     -------
     (N, S, S) float32
         Mean fall of the score over the patches that cover a pixel, in units of the score; below 0 where covering
-        raises it.
+        raises the score.
+
+    Raises
+    ------
+    ValueError
+        If some pixels would never be covered.
     """
     images = np.asarray(images)
     height, width = images.shape[1:3]
-    if not (1 <= patch <= min(height, width) and 1 <= stride <= patch):
+    if not 1 <= stride <= patch <= min(height, width):
         raise ValueError(
-            f"Found patch={patch} and stride={stride} for images of {height} x {width}; expected 1 <= stride <= patch "
-            "<= side, so that every pixel is covered once. Type patch=8, stride=4."
+            f"Found patch={patch}, stride={stride}; expected 1 <= stride <= patch <= {min(height, width)}."
         )
-    under = images.mean(axis=(1, 2, 3), keepdims=True) if fill is None else np.full((len(images), 1, 1, 1), fill)
-    whole = np.ravel(predict(images))
+    under, whole = images.mean(axis=(1, 2, 3), keepdims=True), np.ravel(predict(images))
     fall, times = np.zeros(images.shape[:3]), np.zeros((height, width))
-    # The last place of a row or column ends at the border, also where the stride does not get there.
+    # The last place of a row or column ends at the border, even if the stride does not reach it.
     for top in sorted({*range(0, height - patch, stride), height - patch}):
         for left in sorted({*range(0, width - patch, stride), width - patch}):
             at = slice(top, top + patch), slice(left, left + patch)
@@ -175,103 +146,78 @@ def occlusion(
     return (fall / times).astype(np.float32)
 
 
-def randomised(model: keras.Model, seed: int = 0, layers: int | None = None) -> keras.Model:
-    """Copy a model and throw away what it has learnt, from its output downwards.
-
-    Parameters
-    ----------
-    model : keras.Model
-    seed : int
-        Kernels are drawn anew from Glorot's uniform distribution; biases and the like get their starting values.
-    layers : int, optional
-        So many of the last layers with weights. Default: all.
-
-    Returns
-    -------
-    keras.Model
-        Not compiled; shares nothing with `model`.
-    """
-    copy = keras.models.clone_model(model)
-    seeds = np.random.default_rng(seed).integers(0, 2**31 - 1, len(model.weights)).tolist()
-    having = [number for number, layer in enumerate(model.layers) if layer.weights]
-    lost = set(having if layers is None else having[len(having) - layers :])
-    for number, (old, new) in enumerate(zip(model.layers, copy.layers, strict=True)):
-        if number not in lost:
-            new.set_weights(old.get_weights())
-            continue
-        for variable in new.weights:
-            if len(variable.shape) > 1:
-                # Not the layer's own initializer: its seed would bring back the weights the model started from.
-                variable.assign(keras.initializers.GlorotUniform(seed=seeds.pop())(variable.shape))
-    return copy
-
-
 def sanity_check(
-    model: keras.Model,
-    images: ArrayLike,
-    patients: ArrayLike | None = None,
-    explain: Callable[[keras.Model, ArrayLike], np.ndarray] = grad_cam,
-    seed: int = 0,
+    model: keras.Model, images: ArrayLike, patients: ArrayLike | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Do the maps change when the model forgets? (Adebayo et al., 2018: cascading randomisation.)
+    """Check that Grad-CAM's maps change when the model forgets (cascading randomization, Adebayo et al., 2018).
 
-    The weights are drawn anew from the output down, one layer more in each row, and the maps are compared with those
-    of the trained model by Spearman's rank correlation over pixels. Maps that stay as they are do not depend on what
-    the model has learnt, however well they look. Nothing says how low is low enough: the shape of the images and of
-    the network alone makes maps alike, so 0 is not to be expected.
+    The weights are replaced by random ones from the output down, one more layer in each row, and the maps are compared
+    with those of the trained model by Spearman's rank correlation over pixels. Maps that stay as they are do not
+    depend on what the model has learned, however good they look. There is no rule for how low is low enough: the images
+    and the shape of the network alone make maps alike, so that 0 is not to be expected.
 
     Parameters
     ----------
     model : keras.Model
     images : (N, S, S, C) array
+        uint8, or float in [0, 255].
     patients : (N,) array, optional
         For the interval.
-    explain : (model, images) -> (N, S, S) maps
     seed : int
+        Of the random weights.
 
     Returns
     -------
-    DataFrame, index "randomised down to" (name of a layer; "nothing" for the trained model against itself)
-        value (mean correlation over images), low, high (95 %, by patient), blank (share of images where either map
-        is the same everywhere; they have no ranks and are left out)
+    DataFrame
+        Index "randomized down to" (name of a layer; "nothing" for the trained model against itself); columns value
+        (mean correlation over images), low, high (95 %, by patient) and blank (share of images for which either map
+        is constant; such maps have no ranks and are left out).
     """
-    names = [layer.name for layer in model.layers if layer.weights][::-1]
-    trained, rows = np.asarray(explain(model, images)), {}
+    trained, rows, rng = grad_cam(model, images), {}, np.random.default_rng(seed)
     patients = np.arange(len(trained)) if patients is None else np.asarray(patients)
-    for layers, name in enumerate(["nothing", *names]):
-        maps = np.asarray(explain(randomised(model, seed, layers), images))
+    copy, new = keras.models.clone_model(model), keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    pairs = [pair for pair in zip(copy.layers, new.layers, strict=True) if pair[0].weights]  # Rescaling has none
+    for layer, start in [(None, None), *reversed(pairs)]:
+        for variable, value in zip(layer.weights, start.get_weights(), strict=True) if layer else ():
+            # Not the layer's own initializer: its seed would bring back the weights that the model started from.
+            draw = keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))
+            variable.assign(draw(value.shape) if value.ndim > 1 else value)
+        maps = grad_cam(copy, images)
         drawn = (np.ptp(trained, axis=(1, 2)) > 0) & (np.ptp(maps, axis=(1, 2)) > 0)
-        pairs = zip(trained[drawn], maps[drawn], strict=True)
-        correlation = np.array([stats.spearmanr(a, b, axis=None).statistic for a, b in pairs])
-        found = paired_change(np.zeros_like(correlation), correlation, patients[drawn]) if drawn.any() else {}
+        alike = [stats.spearmanr(a, b, axis=None).statistic for a, b in zip(trained[drawn], maps[drawn], strict=True)]
+        found = paired_change(np.zeros(len(alike)), alike, patients[drawn]) if alike else {}
+        name = layer.name if layer else "nothing"
         rows[name] = {"value": np.nan, "low": np.nan, "high": np.nan, **found, "blank": 1 - drawn.mean()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("randomised down to")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("randomized down to")
 
 
 def heat_on_mask(maps: ArrayLike, masks: Sequence[np.ndarray]) -> pd.DataFrame:
-    """How much of the heat lies on the disease, beside what heat spread at random would have there?
+    """Measure how much of the heat lies on the disease, compared with heat spread evenly over the image.
 
     Parameters
     ----------
     maps : (N, S, S) array
-        Below 0 counts as 0.
-    masks : N bool arrays (H, W) of any size
-        True on the disease: `[phantom.lesion_mask(path) for path in rows["path"]]`. They are shrunk to S x S, so that
-        the border of a mask counts in part.
+        Values below 0 count as 0.
+    masks : sequence of N bool arrays (H, W) of any size
+        True on the disease: `[lesion_mask(path) for path in rows["path"]]`. They are shrunk to S x S, so that the
+        border of a mask counts in part.
 
     Returns
     -------
-    DataFrame, one row an image, float in [0, 1]
-        heat (share of the heat that lies on the mask; NaN for a map without heat), area (share of the pixels: what
-        chance gives), hit (1 where the hottest pixel lies on the mask, 0 where not: the pointing game of Zhang et
-        al., 2018; NaN without heat). All are NaN where the mask is empty.
+    DataFrame
+        One row per image, float in [0, 1]: heat (share of the heat that lies on the mask; NaN for a map without heat),
+        area (share of the pixels: what chance gives) and hit (1 if the hottest pixel lies on the mask, 0 if not: the
+        pointing game of Zhang et al., 2018; NaN without heat). All are NaN if the mask is empty.
+
+    Raises
+    ------
+    ValueError
+        If there is not one map per mask.
     """
     maps = np.clip(np.asarray(maps, dtype=np.float64), 0, None)
-    if maps.ndim != 3 or len(maps) != len(masks):
-        raise ValueError(
-            f"Found maps of shape {maps.shape} and {len(masks)} masks; expected maps (N, S, S) and one mask each. "
-            'Type masks=[phantom.lesion_mask(path) for path in rows["path"]].'
-        )
+    if len(maps) != len(masks):
+        raise ValueError(f"Found {len(maps)} maps and {len(masks)} masks; expected one mask per map.")
     rows = []
     for heat, mask in zip(maps, masks, strict=True):
         share = cv2.resize(np.asarray(mask, dtype=np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA)

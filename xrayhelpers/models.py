@@ -1,88 +1,83 @@
-"""The report's two networks, exactly; VGG16 cut in two where its frozen layers end.
+"""The report's two networks, exactly; VGG16 split where its frozen layers end.
 
-Every random starting value is drawn from `seed`; no global random state is read or changed.
+Both take pixels from 0 to 255 and scale them inside, so that nobody forgets to. Every random starting value is drawn
+from `seed`; no global random state is read or changed.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from xrayhelpers._quiet import keras, tf
-from xrayhelpers.weights import VGG16_BLOCKS, VGG16_LAYERS, VGG16Weights, read_weights, vgg16_weights
+from xrayhelpers._keras import keras, tf
+from xrayhelpers._vgg16 import VGG16_BLOCKS, VGG16_LAYERS, VGG16Weights, vgg16_weights
 
-__all__ = ["compile_binary", "compute_dtype", "cut_vgg16", "report_cnn", "report_vgg16", "vgg16_weights"]
+__all__ = ["report_cnn", "report_vgg16", "split_frozen", "vgg16_weights"]
 
 
 def report_cnn(
-    size: int = 64,
-    channels: int = 3,
-    units: int = 128,
-    optimizer: str | keras.Optimizer = "adam",
-    seed: int = 0,
-    *,
-    blocks: int = 2,
-    dropout: float = 0.0,
+    size: int = 64, units: int = 128, *, optimizer: str | keras.Optimizer = "adam", seed: int = 0
 ) -> keras.Model:
     """Build the report's network, compiled: two convolutions and two dense layers.
 
     Parameters
     ----------
-    size, channels : int
-        Input images are (size, size, channels), in [0, 1].
+    size : int
+        Input images are (size, size, 3), pixels 0 to 255.
     units : int
-        Neurons of the dense layer (the report's tuning tries 128, 256, 512 and 1024).
+        Neurons of the dense layer (the report's tuning tries 128, 256, 512, and 1024).
     optimizer : str or keras.Optimizer
         "adam" or "sgd" as in the report, or an optimizer with its own learning rate.
     seed : int
-        Decides the starting weights, and the dropout.
-    blocks, dropout : int, float
-        Pairs of convolution and pooling, and the dropout before the last layer: 2 and 0 in the report. Another number
-        is another network, for a search that may try more than the report did.
+        Decides the starting weights.
 
     Returns
     -------
     keras.Model
         Output (B, 1): probability of pneumonia. 813,217 parameters at 64 px and 128 units.
     """
-    dtype, layers, start = compute_dtype(), keras.layers, _starting_values(seed)
-    model = keras.Sequential([keras.Input((size, size, channels))], name="report_cnn")
-    for block in range(1, blocks + 1):
-        name = f"conv{block}"
-        model.add(layers.Conv2D(32, 3, activation="relu", kernel_initializer=start(), dtype=dtype, name=name))
-        model.add(layers.MaxPooling2D(2, dtype=dtype, name=f"pool{block}"))
-    model.add(layers.Flatten(dtype=dtype, name="flatten"))
-    model.add(layers.Dense(units, activation="relu", kernel_initializer=start(), dtype=dtype, name="dense"))
-    if dropout:
-        model.add(layers.Dropout(dropout, seed=seed, dtype=dtype, name="dropout"))
-    model.add(layers.Dense(1, activation="sigmoid", kernel_initializer=start(), dtype="float32", name="pneumonia"))
-    return compile_binary(model, optimizer)
+    layers, start = keras.layers, _starting_values(seed)
+    stack = [
+        keras.Input((size, size, 3)),
+        layers.Rescaling(1 / 255, name="rescale"),
+        layers.Conv2D(32, 3, activation="relu", kernel_initializer=start(), name="conv1"),
+        layers.MaxPooling2D(2, name="pool1"),
+        layers.Conv2D(32, 3, activation="relu", kernel_initializer=start(), name="conv2"),
+        layers.MaxPooling2D(2, name="pool2"),
+        layers.Flatten(name="flatten"),
+        layers.Dense(units, activation="relu", kernel_initializer=start(), name="dense"),
+        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), name="pneumonia"),
+    ]
+    return _compiled(keras.Sequential(stack, name="report_cnn"), optimizer)
 
 
 def report_vgg16(
     size: int = 64,
     units: int = 1024,
-    dropout: float = 0.1,
+    *,
     trainable_layers: int = 3,
-    optimizer: str | keras.Optimizer = "adam",
+    pixels: str = "unit",
     seed: int = 0,
-    weights: str | Path | VGG16Weights | None = "imagenet",
+    weights: VGG16Weights | str | None = "imagenet",
 ) -> keras.Model:
     """Build the report's VGG16 model, compiled: ImageNet convolutions, of which the last few learn, and a new head.
 
     Parameters
     ----------
     size : int
-        Input images are (size, size, 3) RGB; at least 32.
-    units, dropout : int, float
-        Dense layer of the head and its dropout.
+        Input images are (size, size, 3), pixels 0 to 255; at least 32.
+    units : int
+        Neurons of the head's dense layer; a dropout of 0.1 follows it.
     trainable_layers : int
-        So many of VGG16's last layers learn; pooling layers count, so the report's 3 are block5_conv2,
-        block5_conv3 and block5_pool. 0 to 18.
-    optimizer, seed
-        As in `report_cnn`; `seed` also decides the dropout.
-    weights : "imagenet", path, VGG16Weights or None
-        "imagenet": `vgg16_weights()`. A path: that file. None: random, only if asked for.
+        How many of VGG16's last layers learn; pooling layers count, so the report's 3 are block5_conv2, block5_conv3,
+        and block5_pool. 0 to 18.
+    pixels : {"unit", "imagenet"}
+        How the model scales pixels: to 0 to 1 as the report did, or as VGG16 was trained, which subtracts ImageNet's
+        mean color. The latter equals ``keras.applications.vgg16.preprocess_input`` for images whose three channels are
+        equal, as those of X-ray images are.
+    seed : int
+        Decides the starting weights of the head, and the dropout.
+    weights : VGG16Weights, "imagenet", or None
+        "imagenet": `vgg16_weights()`. None: random.
 
     Returns
     -------
@@ -92,58 +87,49 @@ def report_vgg16(
     Raises
     ------
     WeightsError
-        If the weights cannot be had or are not the published ones.
+        If the weights cannot be obtained or are not the published ones.
     """
-    if size < 32 or not 0 <= trainable_layers <= 18:
+    if size < 32 or not 0 <= trainable_layers <= 18 or pixels not in ("unit", "imagenet"):
         raise ValueError(
-            f"Found size={size} and trainable_layers={trainable_layers}; VGG16 needs size >= 32 and 0 to 18 "
-            "trainable layers. The report's values are size=64, trainable_layers=3."
+            f"Found size={size}, trainable_layers={trainable_layers}, and pixels={pixels!r}; VGG16 needs size >= 32, "
+            'trainable_layers from 0 to 18, and pixels="unit" or "imagenet". The report has 64, 3, and "unit".'
         )
-    dtype, layers, start = compute_dtype(), keras.layers, _starting_values(seed)
-    base = [layers.Input((size, size, 3), name="image")]
+    layers, start = keras.layers, _starting_values(seed)
+    unit, mean_blue_green_red = layers.Rescaling(1 / 255, name="rescale"), [103.939, 116.779, 123.68]
+    imagenet = layers.Rescaling(1.0, offset=[-mean for mean in mean_blue_green_red], name="rescale")
+    base = [keras.Input((size, size, 3), name="image"), unit if pixels == "unit" else imagenet]
     for block, (convolutions, filters) in enumerate(VGG16_BLOCKS, 1):
+        how = {"padding": "same", "activation": "relu"}
         for number in range(1, convolutions + 1):
             name = f"block{block}_conv{number}"
-            base.append(
-                layers.Conv2D(
-                    filters,
-                    3,
-                    padding="same",
-                    activation="relu",
-                    kernel_initializer=start(),
-                    dtype=dtype,
-                    name=name,
-                )
-            )
-        base.append(layers.MaxPooling2D(2, dtype=dtype, name=f"block{block}_pool"))
+            base.append(layers.Conv2D(filters, 3, kernel_initializer=start(), name=name, **how))
+        base.append(layers.MaxPooling2D(2, name=f"block{block}_pool"))
     for layer in base[1 : len(base) - trainable_layers]:
         layer.trainable = False
     head = [
-        layers.Flatten(dtype=dtype, name="flatten"),
-        layers.Dense(units, activation="relu", kernel_initializer=start(), dtype=dtype, name="dense"),
-        layers.Dropout(dropout, seed=seed, dtype=dtype, name="dropout"),
-        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), dtype="float32", name="pneumonia"),
+        layers.Flatten(name="flatten"),
+        layers.Dense(units, activation="relu", kernel_initializer=start(), name="dense"),
+        layers.Dropout(0.1, seed=seed, name="dropout"),
+        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), name="pneumonia"),
     ]
     model = keras.Sequential(base + head, name="report_vgg16")
     if weights is not None:
-        if not isinstance(weights, VGG16Weights):
-            weights = vgg16_weights() if weights == "imagenet" else read_weights(weights)
+        arrays = (vgg16_weights() if isinstance(weights, str) else weights).arrays
         for number, name in enumerate(VGG16_LAYERS):
-            model.get_layer(name).set_weights(weights.arrays[2 * number : 2 * number + 2])
-    return compile_binary(model, optimizer)
+            model.get_layer(name).set_weights(arrays[2 * number : 2 * number + 2])
+    return _compiled(model, "adam")
 
 
-def cut_vgg16(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Cut a model in two before its first layer that learns.
+def split_frozen(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Split a model before its first layer that learns.
 
-    What stands before the cut gives the same output for the same image in every epoch, so it need run only once an
-    image (see `training.kept_features`). Both halves share their layers with `model`: when `tail` has learnt, so has
-    `model`.
+    The frozen part computes the same output for the same image in every epoch, so it need run only once per image
+    (see `training.keep_features`). Both parts share their layers with `model`: what the tail learns, `model` knows.
 
     Parameters
     ----------
     model : keras.Model
-        A chain of layers whose first ones are frozen, such as `report_vgg16()`.
+        A compiled chain of layers whose first ones are frozen, such as `report_vgg16()`.
 
     Returns
     -------
@@ -157,7 +143,7 @@ def cut_vgg16(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     ValueError
         If the model does not begin with frozen layers, or nothing learns.
     """
-    # Dropout learns nothing, but it says something else in every epoch: it belongs to the tail.
+    # Dropout learns nothing, but its output differs in every epoch: it belongs to the tail.
     changes = [bool(layer.trainable_weights) or hasattr(layer, "seed_generator") for layer in model.layers]
     first = changes.index(True) if any(changes) else 0
     if not any(layer.weights for layer in model.layers[:first]):
@@ -165,61 +151,43 @@ def cut_vgg16(model: keras.Model) -> tuple[keras.Model, keras.Model]:
             f"Model {model.name!r} has no frozen layers before its first layer that learns; expected a model such as "
             "report_vgg16(trainable_layers=3)."
         )
-    frozen = keras.Model(model.inputs[0], model.layers[first - 1].output, name="frozen")
+    # Layers that belong to another model as well have their outputs there, so they are called once more.
+    before = [layer for layer in model.layers[:first] if not isinstance(layer, keras.layers.InputLayer)]
+    frozen = keras.Sequential([keras.Input(model.input_shape[1:]), *before], name="frozen")
+    frozen.jit_compile = False
     tail = keras.Sequential([keras.Input(frozen.output_shape[1:]), *model.layers[first:]], name="tail")
-    optimizer = keras.optimizers.get(keras.optimizers.serialize(model.optimizer))
-    return frozen, compile_binary(tail, optimizer)
-
-
-def compute_dtype() -> str:
-    """Mixed precision where a GPU is present, plain float32 elsewhere: the only thing a GPU changes."""
-    return "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
+    tail.compile_from_config(model.get_compile_config())
+    return frozen, tail
 
 
 class Adam(keras.optimizers.Adam):
-    """Keras's Adam, each variable updated by one operation instead of a dozen: same rule, same numbers up to rounding.
+    """Keras's Adam, each variable updated by one operation instead of a dozen: the same numbers up to rounding.
 
-    A dozen passes over 29.5 million weights in every step are a fifth of the widest network's training time on a CPU.
+    A dozen passes over 29.5 million weights per step take a third of the widest network's training time on a CPU, and
+    16 % of the time of the report's eight networks together (the 128 px images, batches of 16, 2 cores).
     """
 
-    # A saved model names Keras's Adam, which any Keras can read.
-    __module__ = "keras.optimizers"
+    __module__ = "keras.optimizers"  # a saved model names Keras's Adam, which any Keras can read
 
     def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
-        """Apply one step to one variable (see the base class)."""
-        if self.amsgrad or tf.distribute.has_strategy() or not isinstance(gradient, tf.Tensor):
-            super().update_step(gradient, variable, learning_rate)
-            return
-        step, index = tf.cast(self.iterations + 1, variable.dtype), self._get_variable_index(variable)
-        var, m, v = (getattr(one, "_value", one) for one in (variable, self._momentums[index], self._velocities[index]))
-        tf.raw_ops.ResourceApplyAdam(
-            var=var.handle,
-            m=m.handle,
-            v=v.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=tf.cast(self.beta_1, variable.dtype),
-            beta2=tf.cast(self.beta_2, variable.dtype),
-            epsilon=tf.cast(self.epsilon, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype),
-        )
+        """Apply one step to one variable."""
+        index, step = self._get_variable_index(variable), tf.cast(self.iterations + 1, tf.float32)
+        slots = variable, self._momentums[index], self._velocities[index]
+        var, m, v = (getattr(one, "_value", one).handle for one in slots)
+        powers = {f"beta{i}_power": tf.pow(beta, step) for i, beta in enumerate((self.beta_1, self.beta_2), 1)}
+        how = {"lr": tf.cast(learning_rate, tf.float32), "epsilon": self.epsilon, "grad": gradient, **powers}
+        tf.raw_ops.ResourceApplyAdam(var=var, m=m, v=v, beta1=self.beta_1, beta2=self.beta_2, **how)
 
 
-def compile_binary(model: keras.Model, optimizer: str | keras.Optimizer = "adam") -> keras.Model:
+def _compiled(model: keras.Model, optimizer: str | keras.Optimizer) -> keras.Model:
     """Compile as the report does: binary cross-entropy and accuracy."""
-    optimizer = keras.optimizers.get(optimizer)
-    if type(optimizer) is keras.optimizers.Adam:
-        optimizer = Adam.from_config(optimizer.get_config())
-    wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if not wrapped and any(layer.dtype_policy.name == "mixed_float16" for layer in model.layers):
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    # XLA makes the report's network half as fast on a CPU; no version of Keras shall choose it by itself.
+    # XLA makes the report's network half as fast on a CPU; no version of Keras may choose it by itself.
+    optimizer = Adam() if optimizer == "adam" else optimizer
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
 
 
 def _starting_values(seed: int) -> Callable[[], keras.Initializer]:
-    """Glorot-uniform initializers (Keras's default) with seeds of their own, one a call."""
+    """Give Glorot-uniform initializers (Keras's default) with a seed of their own, one per call."""
     seeds = iter(np.random.default_rng(seed).integers(0, 2**31 - 1, 1000).tolist())
     return lambda: keras.initializers.GlorotUniform(seed=next(seeds))

@@ -1,54 +1,61 @@
-"""What a model left behind: one JSON file a model in the folder `results/` of a run.
+"""What a model leaves behind: one JSON file per model in the folder `results/` of a run, and cards made from it.
 
-Lessons 02 to 06 write, lesson 07 and the index page of a run read. A file holds everything needed to judge the model
-again: a score for each image, not only the metrics.
+Lessons 02 to 06 write results; lesson 07 and the index page of a run read them. A file holds everything that is needed
+to judge the model again: a score for each image, not only the metrics. The cards follow Mitchell et al. (2019,
+doi:10.1145/3287560.3287596) for models and Gebru et al. (2021, doi:10.1145/3458723) for data.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from xrayhelpers.evaluate import METRICS, check_scores, measure
+from xrayhelpers._intervals import check_scores
+from xrayhelpers._machine import DataError, DataNotFoundError, run_folder, write_atomic
+from xrayhelpers.data import CLASSES, DataSource, count_patients, find_duplicates, fingerprint
+from xrayhelpers.evaluate import METRICS, measure, predictive_values
 
 SCHEMA = 1
 LESSONS = {"knn": "02_knn", "cnn": "04_cnn", "vgg16": "05_vgg16", "tuned": "06_tuning"}
 COLUMNS = ["accuracy", "sensitivity", "specificity", "balanced_accuracy", "roc_auc"]
-_PACKAGES = ("numpy", "pandas", "scikit-learn", "tensorflow", "keras")
+PACKAGES = ("numpy", "pandas", "scikit-learn", "tensorflow", "keras")
+TABLES = ("metrics", "scores", "history")
+NOT_FOR = "For learning, not for diagnosis. Do not use it on patients."
 
 
-class ResultError(FileNotFoundError):
-    """A result is missing or cannot be used; the message names the lesson to run."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """One model on one set of test images.
 
     Attributes
     ----------
-    model, protocol : str, e.g. "cnn" and "report"
-    lesson : str, e.g. "04_cnn"
-    data : str, the line that says which images these are
-    fingerprint : str, of the index that the images come from
+    model, protocol : str
+        For example "cnn" and "report".
+    lesson : str
+        The lesson that made it, for example "04_cnn"; "" if it is not known.
+    data : str
+        The line that says which images these are.
+    fingerprint : str
+        Of the index that the images come from.
     threshold : float
-    metrics : DataFrame as `evaluate.measure` returns
-    scores : DataFrame, one row an image: name, label, patient, cause, score
+    metrics : DataFrame
+        As `evaluate.measure` returns.
+    scores : DataFrame
+        One row per image: name, label, patient, cause, score.
     parameters, versions : dict
     seed : int
-    history : DataFrame of the training, empty for a model without epochs
+    history : DataFrame
+        One row per epoch; empty for a model without epochs.
     """
 
     model: str
@@ -66,215 +73,296 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Model and protocol, as in the file's name: "cnn-report"."""
+        """Model and protocol, as in the name of the file: "cnn-report"."""
         return f"{self.model}-{self.protocol}"
 
-
-def run_folder() -> Path:
-    """Where this run keeps its files: `XRAYS_RUN` if set, else `runs/interactive` of the repository.
-
-    The repository is the working folder or the nearest folder above it that holds `xrayhelpers/`; without one,
-    the working folder. Nothing is created.
-    """
-    if os.environ.get("XRAYS_RUN"):
-        return Path(os.environ["XRAYS_RUN"])
-    here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "xrayhelpers" / "__init__.py").is_file()), here)
-    return root / "runs" / "interactive"
+    def __repr__(self) -> str:
+        return f"Result({self.name!r}, {len(self.scores)} images, threshold {self.threshold:.3g})"
 
 
 def write_result(
     model: str,
     protocol: str,
     index: pd.DataFrame,
-    scores: Sequence[float],
+    scores: ArrayLike,
     threshold: float = 0.5,
     *,
+    source: DataSource,
     parameters: Mapping[str, Any] | None = None,
-    fingerprint: str = "",
-    data: str = "",
-    lesson: str = "",
     seed: int = 0,
-    history: pd.DataFrame | None = None,
-    n_resamples: int = 2000,
-    folder: Path | None = None,
-) -> Path:
-    """Measure a model on its test images and store the result as `results/<model>-<protocol>.json`.
+    history: Any = None,
+) -> Result:
+    """Measure a model on the test images and store the result as `results/<model>-<protocol>.json` in the run's folder.
 
     Parameters
     ----------
-    model : "knn", "cnn", "vgg16", "tuned" or another name
-    protocol : "report" or "patient"
-    index : DataFrame, the rows of the index that were scored: name, label, patient, cause
-    scores : (N,) float in [0, 1], in the order of these rows
-    threshold : float, chosen before these images were seen
-    parameters : what the lesson ran with; absolute paths are shortened to their last part
-    fingerprint : `dataset.fingerprint(index)` of the whole index
-    data : `str(source)`
-    lesson : e.g. "04_cnn"; known for the models above
-    history : what `training.train` returned
-    folder : default `run_folder() / "results"`
+    model : str
+        "knn", "cnn", "vgg16", "tuned" or another name without a slash.
+    protocol : str
+        "report" or "patient".
+    index : DataFrame
+        The whole index with its column `part`, as `data.split_index` returns.
+    scores : (N,) or (N, 1) array of float in [0, 1]
+        Scores of the rows `index[index["part"] == "test"]`, in this order.
+    threshold : float
+        Chosen before these images were scored.
+    source : DataSource
+        As `data.open_data` returns.
+    parameters : mapping, optional
+        What the lesson ran with. Of an absolute path only the last part is kept.
+    seed : int
+    history : keras.callbacks.History or DataFrame, optional
 
     Returns
     -------
-    Path of the file. It appears in one piece (written beside, then renamed); an older one of that name is replaced.
-    """
-    labels, scores, _ = check_scores(index["label"], scores, index["patient"])
-    table = index[["name", "label", "patient", "cause"]].assign(score=scores)
-    content = {
-        "schema": SCHEMA,
-        "model": model,
-        "protocol": protocol,
-        "lesson": lesson or LESSONS.get(model, ""),
-        "data": str(data),
-        "fingerprint": fingerprint,
-        "threshold": float(threshold),
-        "seed": int(seed),
-        "parameters": dict(parameters or {}),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "metrics": measure(labels, scores, threshold, table["patient"], n_resamples).reset_index().to_dict("records"),
-        "scores": table.to_dict("list"),
-        "history": (pd.DataFrame() if history is None else history).to_dict("list"),
-    }
-    folder = run_folder() / "results" if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{model}-{protocol}.json"
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, suffix=".part", delete=False) as file:
-        json.dump(_plain(content), file, allow_nan=False, indent=1)
-    os.replace(file.name, path)
-    return path
-
-
-def read_results(folder: Path | None = None, need: Iterable[str] = ()) -> list[Result]:
-    """Read all results of a run, sorted by lesson and protocol.
-
-    Parameters
-    ----------
-    folder : default `run_folder() / "results"`
-    need : names such as "cnn-report" that must be there
-
-    Raises
-    ------
-    ResultError
-        Nothing there, something of `need` missing, or a file that cannot be read; says which lesson to run.
-    """
-    folder = run_folder() / "results" if folder is None else Path(folder)
-    found = [_read(path) for path in sorted(folder.glob("*.json"))]
-    missing = sorted(set(need) - {result.name for result in found})
-    if missing or not found:
-        models = [name.rsplit("-", 1)[0] for name in missing] or list(LESSONS)
-        lessons = ", ".join(f"{LESSONS.get(model, model)}" for model in dict.fromkeys(models))
-        what = f"no result of {', '.join(missing)}" if missing else "no results"
-        raise ResultError(
-            f"{what} in {folder.parent.name}/{folder.name}: run the lesson first ({lessons}), "
-            "or all of them with: python -m xrayhelpers run"
-        )
-    order = list(LESSONS.values())
-    return sorted(
-        found, key=lambda r: (order.index(r.lesson) if r.lesson in order else len(order), r.protocol, r.model)
-    )
-
-
-def results_table(results: Sequence[Result], intervals: str = "text") -> pd.DataFrame:
-    """One row a model: lesson, model, protocol, images, threshold, then the metrics.
-
-    Parameters
-    ----------
-    intervals : "text" ("0.853 [0.82, 0.88]") for reading, or "columns" (accuracy, accuracy_low, accuracy_high, ...; all
-        eight metrics) for computing
-    """
-    if intervals not in ("text", "columns"):
-        raise ValueError(f"intervals is {intervals!r}; expected 'text' or 'columns'.")
-    rows = []
-    for result in results:
-        row = {
-            "lesson": result.lesson,
-            "model": result.model,
-            "protocol": result.protocol,
-            "images": len(result.scores),
-        }
-        row["threshold"] = result.threshold
-        if intervals == "text":
-            row["threshold"] = f"{result.threshold:.2f}"
-            for name in COLUMNS:
-                m = result.metrics.loc[name]
-                row[name] = f"{m['value']:.3f} [{m['low']:.2f}, {m['high']:.2f}]"
-        else:
-            for name in METRICS:
-                m = result.metrics.loc[name]
-                row |= {name: m["value"], f"{name}_low": m["low"], f"{name}_high": m["high"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def same_images(results: Sequence[Result]) -> pd.DataFrame:
-    """Scores of several models on the test images that all of them scored.
-
-    Returns
-    -------
-    DataFrame, index name: label, patient, cause, and a column of scores for each result ("cnn-report", ...)
+    Result
+        As stored; `result.metrics` holds the metrics. An older result of the same name is replaced in one step.
 
     Raises
     ------
     ValueError
-        The results come from different data or have no image in common.
+        If the scores are not those of the test images, or a name contains a slash.
+    StorageError
+        If the file cannot be written.
     """
-    prints = {result.fingerprint: result.lesson for result in results}
+    rows = index.loc[index["part"] == "test", ["name", "label", "patient", "cause"]].reset_index(drop=True)
+    labels, scores, _ = check_scores(rows["label"], scores, rows["patient"])
+    if hasattr(history, "history"):  # of Keras
+        history = pd.DataFrame({"epoch": [epoch + 1 for epoch in history.epoch], **history.history})
+    tables = (measure(labels, scores, threshold, rows["patient"]).reset_index(), rows.assign(score=scores))
+    tables = (*tables, pd.DataFrame() if history is None else history)
+    versions = dict(sorted((d.name, d.version) for d in distributions() if d.name in PACKAGES))
+    content = {
+        "schema": SCHEMA,
+        "model": model,
+        "protocol": protocol,
+        "lesson": LESSONS.get(model, ""),
+        "data": str(source),
+        "fingerprint": fingerprint(index),
+        "threshold": float(threshold),
+        "seed": int(seed),
+        "parameters": dict(parameters or {}),
+        "versions": {"python": platform.python_version(), **versions},
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{key: table.to_dict("list") for key, table in zip(TABLES, tables, strict=True)},
+    }
+    path = run_folder() / "results" / f"{model}-{protocol}.json"
+    if path.name != f"{model}-{protocol}.json":
+        raise ValueError(f"'{model}-{protocol}' cannot be the name of a file; expected a model such as 'cnn'.")
+    write_atomic(path, json.dumps(_plain(content), allow_nan=False, indent=1))
+    return _read(path)
+
+
+def read_results(folder: Path | None = None) -> list[Result]:
+    """Read all results of a run, sorted by lesson and protocol.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Default: `run_folder() / "results"`.
+
+    Returns
+    -------
+    list of Result
+
+    Raises
+    ------
+    DataNotFoundError
+        If there is no result; the message names the lessons to run.
+    DataError
+        If a file cannot be read.
+    """
+    folder = run_folder() / "results" if folder is None else Path(folder)
+    found = [_read(path) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        where, lessons = f"{folder.parent.name}/{folder.name}", ", ".join(LESSONS.values())
+        raise DataNotFoundError(f"Found no result in {where}. Run a lesson first ({lessons}), or all: make run.")
+    return sorted(found, key=lambda result: (result.lesson or "later", result.protocol, result.model))
+
+
+def results_table(results: Sequence[Result], intervals: str = "text") -> pd.DataFrame:
+    """Put results into a table with one row per model.
+
+    Parameters
+    ----------
+    results : sequence of Result
+    intervals : str
+        "text" ("0.853 [0.82, 0.88]", five metrics) for reading, or "columns" (accuracy, accuracy_low, accuracy_high
+        and so on, all eight metrics) for computing.
+
+    Returns
+    -------
+    DataFrame
+        lesson, model, protocol, images, threshold, then the metrics.
+    """
+    rows, ends = [], {"value": "", "low": "_low", "high": "_high"}
+    for r in results:
+        row = {"lesson": r.lesson, "model": r.model, "protocol": r.protocol, "images": len(r.scores)}
+        figures = r.metrics[list(ends)]
+        if intervals == "text":
+            texts = {name: "{:.3f} [{:.2f}, {:.2f}]".format(*figures.loc[name]) for name in COLUMNS}
+            rows.append(row | {"threshold": f"{r.threshold:.2f}"} | texts)
+        else:
+            numbers = {name + end: figures.loc[name, column] for name in METRICS for column, end in ends.items()}
+            rows.append(row | {"threshold": r.threshold} | numbers)
+    return pd.DataFrame(rows)
+
+
+def same_images(results: Sequence[Result]) -> pd.DataFrame:
+    """Put the scores of several models side by side, for the test images that all of them scored.
+
+    Parameters
+    ----------
+    results : sequence of Result
+
+    Returns
+    -------
+    DataFrame
+        Index name; columns label, patient, cause, and one column of scores per result ("cnn-report" and so on).
+
+    Raises
+    ------
+    ValueError
+        If the results come from different data or have no image in common.
+    """
+    prints = {result.fingerprint: f"{result.name}: {result.fingerprint}" for result in results}
     if len(prints) > 1:
         raise ValueError(
-            f"the results come from different images ({', '.join(f'{v}: {k}' for k, v in prints.items())}); "
-            "run these lessons again with the same data parameter."
+            f"The results come from different images ({', '.join(prints.values())}). Run these lessons again with the "
+            "same value of `data`."
         )
-    table = results[0].scores.set_index("name")[["label", "patient", "cause"]]
-    for result in results:
-        table = table.join(result.scores.set_index("name")["score"].rename(result.name), how="inner")
+    tables = [result.scores.set_index("name") for result in results]
+    scores = [table["score"].rename(result.name) for table, result in zip(tables, results, strict=True)]
+    table = pd.concat([tables[0][["label", "patient", "cause"]], *scores], axis=1, join="inner")
     if table.empty:
-        raise ValueError(
-            f"{', '.join(r.name for r in results)} have no test image in common; run them with one protocol."
-        )
+        names = ", ".join(result.name for result in results)
+        raise ValueError(f"{names} have no test image in common. Run them with one protocol.")
     return table
 
 
+def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Sequence[str] = ()) -> str:
+    """Describe a model by what its lesson stored.
+
+    Parameters
+    ----------
+    result : Result
+    prevalences : sequence of float in [0, 1]
+        Shares of pneumonia for which predictive values are given, besides the share in the test images.
+    notes : sequence of str
+        What an audit found, one sentence each. Without notes the card says that nothing was audited.
+
+    Returns
+    -------
+    str
+        Markdown with one heading of level 1.
+    """
+    scores, metrics = result.scores, result.metrics
+    share, called = scores["label"].mean(), scores["score"] >= result.threshold
+    groups = scores.assign(called=called).groupby("cause")
+    by_cause = groups.agg(images=("name", "size"), patients=("patient", "nunique"), predicted=("called", "mean"))
+    values = predictive_values(*metrics.loc[["sensitivity", "specificity"], "value"], [share, *prevalences])
+    values = values.set_index(values.pop("prevalence").map("{:.1%}".format))
+    interval = [f"[{row.low:.3f}, {row.high:.3f}]" for row in metrics.itertuples()]
+    epochs = f"{len(result.history)} epochs, " if len(result.history) else ""
+    lines = [
+        f"# Model card: {result.name}\n\n{NOT_FOR}\n\n## The model\n",
+        f"- Trained in lesson {result.lesson or '(unknown)'}, {epochs}seed {result.seed}, protocol `{result.protocol}`",
+        *(f"- {key}: {value}" for key, value in result.parameters.items()),
+        f"- Predicts pneumonia at a score of {result.threshold:.3f} or more",
+        f"- Made with {', '.join(f'{name} {number}' for name, number in result.versions.items())}",
+        f"\n## The data\n\n- {result.data}\n- Fingerprint {result.fingerprint}",
+        f"- Tested on {len(scores)} images of {scores['patient'].nunique()} patients, {share:.1%} with pneumonia",
+        f"\n## How good it is\n\n{_table(metrics.assign(interval=interval)[['value', 'interval']], 'metric')}",
+        "\nThe 95 % intervals are for other patients from the same place; they say nothing about another place.",
+        f"\n## For whom it fails\n\n{_table(by_cause.rename(columns={'predicted': 'predicted pneumonia'}), 'cause')}",
+        "\n## What a prediction means\n\nppv: the share with pneumonia among those predicted to have it.",
+        f"npv: the share without pneumonia among those predicted to be normal.\n\n{_table(values, 'prevalence')}",
+        "\n## What the audit found\n",
+        *([f"- {note}" for note in notes] or ["- Nothing was audited."]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def data_card(index: pd.DataFrame, source: DataSource) -> str:
+    """Describe a data set by its index.
+
+    Parameters
+    ----------
+    index : DataFrame
+        As `data.load_index` returns. The files are read only to find exact copies.
+    source : DataSource
+        As `data.open_data` returns: origin, license and citation.
+
+    Returns
+    -------
+    str
+        Markdown with one heading of level 1.
+    """
+    copies, record = find_duplicates(index), source.record
+    counts = pd.crosstab(index["split"], index["label"]).rename(columns={v: k for k, v in CLASSES.items()})
+    figures = {"images": ("name", "size"), "patients": ("patient", "nunique")}
+    figures |= {name: (name, "median") for name in ("width", "height", "bits per pixel")}
+    bits = 8 * index["bytes"] / (index["width"] * index["height"])
+    by_cause = index.assign(**{"bits per pixel": bits}).groupby("cause").agg(**figures)
+    published = f"\n- Compared with: {record.name}, version {record.version}, {record.address}" if record else ""
+    published += f"\n- License: {record.license}\n- Cite: {record.citation}" if record else ""
+    lines = [
+        f"# Data card\n\n{NOT_FOR}\n\n## Origin\n\n- {source}\n- Fingerprint {fingerprint(index)}{published}",
+        f"\n## Images\n\n{_table(counts, 'folder')}",
+        f"\n- Color modes: {', '.join(f'{n} {mode}' for mode, n in index['mode'].value_counts().items())}",
+        f"- Left out as unreadable: {len(index.attrs.get('unreadable', {}))}",
+        f"- Exact copies of another file: {len(copies)} files in {copies['sha256'].nunique()} groups; "
+        f"{copies['across'].sum()} of these files are in groups that cross folders",
+        f"\n## By cause\n\n{_table(by_cause, 'cause')}",
+        "\nWidth, height and bits per pixel are medians. Where they differ, the file itself tells the label.",
+        f"\n## Patients\n\n{_table(count_patients(index), 'reading of the file names')}",
+        "\n`shared`: patients with images in train and in test. Which reading is right is not known.",
+        "\n## What is not known\n",
+        "- Age, sex, device, exposure and clinical findings of each child: the files do not contain them.",
+        "- How each label was decided: only the folder and the file name tell it.\n",
+    ]
+    return "\n".join(lines)
+
+
+def _table(table: pd.DataFrame, corner: str) -> str:
+    """Write a table in Markdown: whole numbers as such, others with three digits."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return "" if math.isnan(value) else f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"
+
+    rows = [[corner, *table.columns], ["---"] * (table.shape[1] + 1), *table.reset_index().astype(object).to_numpy()]
+    return "\n".join("| " + " | ".join(text(value) for value in row) + " |" for row in rows)
+
+
 def _read(path: Path) -> Result:
+    """Read one result, with its tables as DataFrames."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']} instead of {SCHEMA}")
-        tables = {key: pd.DataFrame(content[key]) for key in ("metrics", "scores", "history")}
+        tables = {key: pd.DataFrame(content[key]) for key in TABLES}
         tables["metrics"] = tables["metrics"].set_index("metric")
         tables["scores"] = tables["scores"].astype({"score": float, "label": int})
         fields = {key: content[key] for key in Result.__dataclass_fields__ if key not in tables}
         return Result(**fields, **tables)
     except (ValueError, KeyError, TypeError) as error:
-        model = path.stem.rsplit("-", 1)[0]
-        raise ResultError(
-            f"{path.name} cannot be read ({type(error).__name__}: {error}); "
-            f"delete it and run lesson {LESSONS.get(model, model)} again."
-        ) from error
+        lesson = LESSONS.get(path.stem.rsplit("-", 1)[0], "again that wrote it")
+        text = f"{path.name} cannot be read ({type(error).__name__}: {error}). Delete it and run the lesson {lesson}."
+        raise DataError(text) from error
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types only: numpy's become Python's, NaN and infinity become null, no machine's absolute path."""
+    """Return a value in JSON's own types: NaN and infinity become null, an absolute path its last part."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, np.ndarray, pd.Series)):
+    if hasattr(value, "tolist"):  # of NumPy
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, PurePath) or (isinstance(value, str) and PurePath(value).is_absolute()):
         return PurePath(value).name
-    return value if value is None or isinstance(value, (str, int)) else str(value)
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, as far as they are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -1,0 +1,683 @@
+"""The way from a wish to split images: which data "auto" means, any tree a reader may have, the index, both splits."""
+
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import types
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from xrayhelpers import _machine, data
+from xrayhelpers._images import ORIENTATION
+from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning
+from xrayhelpers.data import load_images, load_index, open_data, split_index
+
+FILE = "train/NORMAL/IM-0500-0001.jpeg"
+
+
+def noise(size=(64, 48), mode="L"):
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    return Image.fromarray(values).convert("RGB").convert(mode)
+
+
+def save(path, size=(64, 48), mode="L", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise(size, mode).save(path, **options)
+
+
+def make_tree(root, counts):
+    for split, n in counts.items():
+        for i in range(n):
+            number = 100 * len(split) + i
+            save(root / split / "NORMAL" / f"IM-{number:04d}-0001.jpeg")
+            save(root / split / "PNEUMONIA" / f"person{number}_virus_{i}.jpeg")
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A small valid tree, to be spoiled or changed."""
+    return make_tree(tmp_path / "chest_xray", {"train": 4, "test": 3, "val": 1})
+
+
+def counts(index):
+    return index["split"].value_counts().reindex(["train", "test", "val"], fill_value=0).tolist()
+
+
+# ------------------------------------------------------------------------------------------------ where they are
+@pytest.fixture
+def phantom(monkeypatch, tree):
+    """A phantom that only takes down what it was asked for."""
+    asked = []
+
+    def phantom_folder(**options):
+        asked.append(options)
+        return tree
+
+    monkeypatch.setattr("xrayhelpers._phantom.phantom_folder", phantom_folder)
+    return asked
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Neither the working folder nor the repository of the machine holds data."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(_machine, "__file__", str(tmp_path / "repository" / "xrayhelpers" / "_machine.py"))
+    return tmp_path
+
+
+def test_what_auto_means(tree, phantom, elsewhere, monkeypatch):
+    """The weaker wishes first: the phantom, the repository, the working folder, XRAYS_DATA."""
+    source = open_data()
+    assert phantom == [{}]
+    assert (source.name, source.record) == ("phantom", None)
+    assert str(source).endswith("its numbers teach the method and say nothing about medicine")
+    for home in (elsewhere / "repository", Path.cwd()):
+        shutil.copytree(tree, home / "data" / "chest_xray")
+        assert open_data("auto").folder == home / "data" / "chest_xray"
+    monkeypatch.setenv("HOME", str(elsewhere))
+    for value in (str(tree), "~/chest_xray", '"~/chest_xray"', "../chest_xray"):
+        monkeypatch.setenv("XRAYS_DATA", value)
+        assert open_data().folder.samefile(tree)
+        assert open_data(value.strip('"')).folder.samefile(tree)
+    monkeypatch.setenv("XRAYS_DATA", "phantom:train=5")
+    assert open_data().name == "phantom"
+    monkeypatch.setenv("XRAYS_DATA", str(tree / "nowhere"))
+    with pytest.raises(DataNotFoundError, match="does not exist"):  # and not quietly the phantom
+        open_data()
+
+
+def test_auto_does_not_pass_over_a_broken_folder(phantom, elsewhere):
+    Path("data/chest_xray").mkdir(parents=True)
+    with pytest.raises(DataNotFoundError, match="No train/ and test/ in"):
+        open_data()
+
+
+def test_phantom_options(phantom, cache):
+    open_data("phantom:train=60, test=30,val=8,seed=1,quality_shortcut=False")
+    assert phantom == [{"train": 60, "test": 30, "val": 8, "seed": 1, "quality_shortcut": False}]
+    for wish in ("train", "color=3", "train=many", "train=(", 'cache="/any/where"', "progress=False"):
+        with pytest.raises(DataError, match=r"cannot be read .*Type for example --data phantom:train=60"):
+            open_data(f"phantom:{wish}")
+    assert len(phantom) == 1
+
+
+def test_wrong_numbers_and_a_full_disk_are_said(monkeypatch, cache):
+    with pytest.raises(DataError, match="train=1: expected a whole number"):
+        open_data("phantom:train=1")
+
+    def full(**_):
+        raise OSError("no room")
+
+    monkeypatch.setattr("xrayhelpers._phantom.phantom_folder", full)
+    with pytest.raises(OSError, match=r"^no room$"):
+        open_data("phantom")
+
+
+def test_errors_speak_the_words_of_where_the_reader_is(monkeypatch):
+    for in_notebook, words in {False: "or --data phantom for", True: 'or data = "phantom" for'}.items():
+        ipython = types.SimpleNamespace(get_ipython=lambda shown=in_notebook: object() if shown else None)
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        with pytest.raises(DataNotFoundError, match=words):
+            open_data("/no/such/folder")
+
+
+def test_folder_says_what_it_holds_and_no_path(tree, tmp_path):
+    for litter in ("._IM-0500-0001.jpeg", ".DS_Store", "Thumbs.db", "notes.txt"):
+        (tree / "train" / "NORMAL" / litter).touch()
+    source = open_data(tree)
+    assert str(source) == (
+        "folder data: 16 images (train 8, test 6, val 2); against Kaggle chest-xray-pneumonia: "
+        "5208 fewer in train, 618 fewer in test, 14 fewer in val"
+    )
+    assert str(tmp_path) not in str(source)
+    assert open_data(tree.parent) == source  # the folder above will do
+    record = data.DataRecord("small set", "", "", "", "", {"train": 8, "test": 6, "val": 2})
+    assert data._describe_folder(tree, record).endswith(", as small set should have")
+    more = data.DataRecord("small set", "", "", "", "", {"train": 7, "test": 6, "val": 3})
+    assert data._describe_folder(tree, more).endswith("against small set: 1 more in train, 1 fewer in val")
+
+
+def test_record_is_complete():
+    assert data.KAGGLE.address.startswith("https://")
+    assert data.KAGGLE.license == "CC BY 4.0"
+    assert "10.17632/rscbjbr9sj" in data.KAGGLE.citation
+    assert data.KAGGLE.counts == {"train": 5216, "test": 624, "val": 16}
+
+
+# ----------------------------------------------------------------------------------------- one row per image
+def test_index_of_a_tree(tree):
+    index = load_index(tree)
+    assert tuple(index.columns) == data.COLUMNS
+    assert index["name"].is_monotonic_increasing
+    assert index.groupby(["split", "label"]).size().to_dict() == {
+        ("test", 0): 3, ("test", 1): 3, ("train", 0): 4, ("train", 1): 4, ("val", 0): 1, ("val", 1): 1
+    }  # fmt: skip
+    first = index.iloc[0]
+    assert first["name"] == "test/NORMAL/IM-0400-0001.jpeg"
+    assert (first["width"], first["height"], first["mode"]) == (64, 48, "L")
+    assert first["bytes"] == os.path.getsize(first["path"])
+    assert index.attrs["unreadable"] == {}
+
+
+def test_the_folder_above_and_a_doubled_tree_and_litter(tree):
+    index = load_index(tree)
+    shutil.copytree(tree, tree / "chest_xray")
+    (tree / "train" / "NORMAL" / "._IM-0500-0001.jpeg").write_bytes(b"x")
+    (tree / "train" / ".DS_Store").write_bytes(b"x")
+    (tree / "train" / "NORMAL" / "Thumbs.db").write_bytes(b"x")
+    (tree / "__MACOSX").mkdir()
+    pd.testing.assert_frame_equal(index, load_index(tree.parent))
+    assert open_data(tree).folder == tree
+
+
+def test_without_val_and_with_other_class_names(tree):
+    shutil.rmtree(tree / "val")
+    assert counts(load_index(tree)) == [8, 6, 0]
+    for split in ("train", "test"):
+        (tree / split / "NORMAL").rename(tree / split / "gesund")
+        (tree / split / "PNEUMONIA").rename(tree / split / "krank")
+    index = load_index(tree, classes={"gesund": 0, "krank": 1})
+    assert counts(index) == [8, 6, 0]
+    assert index["label"].sum() == 7
+    for classes in ({}, {"gesund": 0}, {"gesund": 0, "krank": 2}):
+        with pytest.raises(DataError, match="label 0"):
+            load_index(tree, classes=classes)
+    (tree / "train" / "COVID").mkdir()
+    with pytest.raises(DataError, match=r"Folder train/COVID is no class") as error:
+        load_index(tree, classes={"gesund": 0, "krank": 1})
+    assert "load_index(folder, classes={'gesund': 0, 'krank': 1, 'COVID': 1})" in str(error.value)
+
+
+def test_names_say_patient_and_cause(tree):
+    names = {
+        "NORMAL/IM-0115-0001.jpeg": ("IM-0115", "normal"),
+        "NORMAL/IM-0439-0001-0002.jpeg": ("IM-0439", "normal"),
+        "NORMAL/NORMAL2-IM-1427-0001.jpeg": ("NORMAL2-IM-1427", "normal"),
+        "PNEUMONIA/person1024_bacteria_2955.jpeg": ("person1024", "bacteria"),
+        "PNEUMONIA/person1000_virus_1681.jpeg": ("person1000", "virus"),
+        "PNEUMONIA/scan 7.png": ("scan 7", "unknown"),
+    }
+    for name in names:
+        save(tree / "train" / name)
+    with pytest.warns(DataWarning, match=r"1 file names say no patient \(as train/PNEUMONIA/scan 7.png"):
+        index = load_index(tree).set_index("name")
+    for name, expected in names.items():
+        assert tuple(index.loc[f"train/{name}", ["patient", "cause"]]) == expected
+    classes = {"NORMAL": 0, "PNEUMONIA": 1}
+    for split in ("train", "test", "val"):
+        (tree / split / "PNEUMONIA").rename(tree / split / "Bacteria")
+    with pytest.warns(DataWarning):
+        index = load_index(tree, {"NORMAL": 0, "Bacteria": 1}).set_index("name")
+    assert index.loc["train/Bacteria/scan 7.png", "cause"] == "bacteria"
+    assert classes == data.CLASSES
+
+
+def test_kinds_of_files(tree):
+    folder = tree / "train" / "NORMAL"
+    save(folder / "IM-0900-0001.png", mode="RGBA")
+    save(folder / "IM-0901-0001.jpg", mode="CMYK")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    save(folder / "IM-0902-0001.jpeg", exif=exif)
+    Image.fromarray(np.arange(400, dtype=np.uint16).reshape(16, 25)).save(folder / "IM-0903-0001.png")
+    index = load_index(tree).set_index("patient")
+    assert index["mode"][["IM-0900", "IM-0901", "IM-0902"]].tolist() == ["RGBA", "CMYK", "L"]
+    assert index["mode"]["IM-0903"].startswith("I")
+    assert index.loc["IM-0902", ["width", "height"]].tolist() == [48, 64]  # upright
+
+
+def test_duplicates_and_fingerprint(tree):
+    index = load_index(tree)
+    first = data.fingerprint(index)
+    assert len(first) == 12
+    assert first == data.fingerprint(index.sample(frac=1, random_state=0))
+    assert first != data.fingerprint(index.iloc[1:])
+    for i, path in enumerate(index["path"]):
+        save(Path(path), size=(64 + i, 48))  # no two files alike
+    index = load_index(tree)
+    assert first != data.fingerprint(index)
+    assert data.find_duplicates(index).empty
+    shutil.copy(tree / FILE, tree / "test" / "NORMAL" / "IM-0777-0001.jpeg")
+    shutil.copy(tree / FILE, tree / "train" / "NORMAL" / "IM-0778-0001.jpeg")
+    shutil.copy(tree / "train/NORMAL/IM-0501-0001.jpeg", tree / "train" / "NORMAL" / "IM-0779-0001.jpeg")
+    found = data.find_duplicates(load_index(tree)).set_index("patient")
+    assert set(found.index) == {"IM-0777", "IM-0500", "IM-0778", "IM-0501", "IM-0779"}
+    assert found["across"].to_dict() == {name: name not in ("IM-0501", "IM-0779") for name in found.index}
+
+
+# ------------------------------------------------------------------------------------ whatever can be wrong with it
+USER = os.geteuid()
+
+
+def rights_of(user):
+    """Give up the rights of root, to whom no file is unreadable, or take them back."""
+    if USER == 0:
+        os.seteuid(user)
+
+
+def write(name, content):
+    def spoil(root):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+    return spoil
+
+
+def remove(name):
+    return lambda root: shutil.rmtree(root / name)
+
+
+def rename(name, to):
+    def spoil(root):
+        (root / name).rename(root / to)
+
+    return spoil
+
+
+def picture(name, size=(64, 48), mode="L", **options):
+    return lambda root: save(root / name, size, mode, **options)
+
+
+def truncate(share):
+    def spoil(root):
+        content = (root / FILE).read_bytes()
+        (root / FILE).write_bytes(content[: int(len(content) * share)])
+
+    return spoil
+
+
+def empty_class(name):
+    def spoil(root):
+        for file in (root / name).iterdir():
+            file.unlink()
+
+    return spoil
+
+
+def class_is_a_file(root):
+    shutil.rmtree(root / "test" / "NORMAL")
+    (root / "test" / "NORMAL").write_bytes(b"x")
+
+
+def all_broken(root):
+    for file in (root / "train" / "NORMAL").iterdir():
+        file.write_bytes(b"x" * 100)
+
+
+def one_class_unreadable(root):
+    """Too few files to be more than 5 % of all, and yet all of their class."""
+    for file in sorted((root / "test" / "NORMAL").iterdir())[1:]:
+        file.unlink()
+    next((root / "test" / "NORMAL").iterdir()).write_bytes(b"x")
+
+
+def animation(root):
+    frames = [noise() for _ in range(3)]
+    frames[1].paste(255, (0, 0, 20, 20))
+    frames[2].paste(0, (0, 0, 20, 20))
+    frames[0].save(root / "train/NORMAL/IM-0600-0001.png", save_all=True, append_images=frames[1:])
+
+
+def huge_png(root):
+    """A header that claims 60,000 x 60,000 pixels and holds none."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (root / "train/NORMAL/IM-0600-0001.png").write_bytes(content)
+
+
+def closed(name):
+    def spoil(root):
+        (root / name).chmod(0)
+        rights_of(65534)
+
+    return spoil
+
+
+def link(name, target):
+    def spoil(root):
+        shutil.rmtree(root / name) if (root / name).is_dir() else (root / name).unlink()
+        (root / name).symlink_to(target)
+
+    return spoil
+
+
+def no_utf8(root):
+    shutil.copy(root / FILE, os.fsencode(root / "train/NORMAL") + b"/IM-\xff-0001.jpeg")
+
+
+def move(to):
+    """Return a step that moves the whole tree below a new folder name, and the path to give."""
+
+    def spoil(root):
+        target = Path(os.fsdecode(os.fsencode(root) + b"/" + (to if isinstance(to, bytes) else to.encode())))
+        target.mkdir(parents=True)
+        for split in ("train", "test", "val"):
+            (root / split).rename(target / split)
+        return target
+
+    return spoil
+
+
+def same_names(root):
+    for i in range(3):
+        shutil.copy(root / f"train/NORMAL/IM-050{i}-0001.jpeg", root / "test/NORMAL")
+
+
+ERROR, LISTED, SAID, FINE = "error", "listed", "said", "fine"
+# name, how to spoil a good folder, what must happen, the words that say it
+#   error: load_index raises; listed: it leaves the file out and warns; said: all images are kept, with a warning;
+#   fine: nothing is wrong with it
+TABLE = [
+    ("no folder", lambda root: root / "nowhere", ERROR, "does not exist. Expected: a folder with train/ and test/"),
+    ("a file", lambda root: root / FILE, ERROR, "is a file. Expected: a folder"),
+    ("empty folder", lambda root: (root / "new").mkdir() or root / "new", ERROR, "Give the folder above it"),
+    ("the train folder", lambda root: root / "train", ERROR, "is a part of a data set. Give the folder above it"),
+    ("train missing", remove("train"), ERROR, "No train/ and test/ in"),
+    ("test missing", remove("test"), ERROR, "No train/ and test/ in"),
+    ("test misspelt", rename("test", "tset"), ERROR, "found train/, tset/, val/"),
+    ("nested two deeper", move("a/b"), FINE, ""),
+    ("nested too deep", lambda root: move("a/b/c")(root).parents[1], ERROR, "No train/ and test/ in"),
+    ("class missing", remove("train/NORMAL"), ERROR, "No folder train/NORMAL; found PNEUMONIA. Add it"),
+    ("class empty", empty_class("train/NORMAL"), ERROR, "train/NORMAL holds no image"),
+    ("test class empty", empty_class("test/PNEUMONIA"), ERROR, "test/PNEUMONIA holds no image"),
+    ("val class empty", empty_class("val/NORMAL"), FINE, ""),
+    ("val class missing", remove("val/NORMAL"), ERROR, "No folder val/NORMAL"),
+    ("class misspelt", rename("train/PNEUMONIA", "train/PNUEMONIA"), ERROR, "Is PNUEMONIA meant? Rename it"),
+    ("class in small letters", rename("train/NORMAL", "train/normal"), ERROR, "Is normal meant? Rename it to NORMAL"),
+    ("class unknown", lambda root: (root / "train/COVID").mkdir(), ERROR, "Folder train/COVID is no class"),
+    ("class is a file", class_is_a_file, ERROR, "No folder test/NORMAL; found PNEUMONIA"),
+    ("class is a loop", link("train/NORMAL", "NORMAL"), ERROR, "No folder train/NORMAL"),
+    ("class closed", closed("train/NORMAL"), ERROR, "cannot be read (Permission denied)"),
+    ("root closed", closed("."), ERROR, "cannot be read (Permission denied)"),
+    ("all of a class broken", all_broken, ERROR, "At most 5% are left out"),
+    ("a small class broken", one_class_unreadable, ERROR, "holds no readable image"),
+    ("path not UTF-8", move(b"\xff"), ERROR, "path is not UTF-8"),
+    ("zero bytes", write(FILE, b""), LISTED, "empty file (0 bytes)"),
+    ("one byte", write(FILE, b"\xff"), LISTED, "not a JPEG, PNG or DICOM image"),
+    ("text", write(FILE, b"This is no image.\n"), LISTED, "not a JPEG, PNG or DICOM image"),
+    ("a web page", write(FILE, b"<html><title>404 Not Found</title></html>"), LISTED, "not a JPEG, PNG"),
+    ("JPEG header, random bytes", write(FILE, b"\xff\xd8\xff\xe0\0\x10JFIF\0\1" + os.urandom(4000)), LISTED, ""),
+    ("PNG header alone", write(FILE, b"\x89PNG\r\n\x1a\n"), LISTED, "not a JPEG, PNG or DICOM image"),
+    ("a GIF", picture("train/NORMAL/IM-0600-0001.jpeg", format="GIF"), LISTED, "not a JPEG, PNG or DICOM image"),
+    ("a TIFF", picture("train/NORMAL/IM-0600-0001.tiff"), LISTED, "ends in .tiff; expected .jpeg"),
+    ("DICOM mark alone", write(FILE, bytes(128) + b"DICM"), LISTED, ""),
+    ("another file", write("train/NORMAL/notes.txt", b"x"), LISTED, "ends in .txt; expected .jpeg"),
+    ("a folder in a class", lambda root: (root / "train/NORMAL/more").mkdir(), LISTED, "a folder; images expected"),
+    ("1 x 1", picture(FILE, (1, 1)), LISTED, "1 x 1 pixels; at least 16 x 16 expected"),
+    ("20000 x 10", picture(FILE, (20000, 10)), LISTED, "20000 x 10 pixels; at least 16 x 16 expected"),
+    ("60000 x 60000", huge_png, LISTED, "broken header|60000 x 60000 pixels; at most"),
+    ("animation", animation, LISTED, "an animation of 3 frames; one image expected"),
+    ("no permission", closed(FILE), LISTED, "Permission denied"),
+    ("link to itself", link(FILE, Path(FILE).name), LISTED, "symbolic links"),
+    ("link to nowhere", link(FILE, "not there"), LISTED, "No such file"),
+    ("name not UTF-8", no_utf8, LISTED, "path is not UTF-8"),
+    ("same names in train and test", same_names, SAID, "6 images share their file name with another"),
+    ("same stem, two formats", picture(FILE.replace(".jpeg", ".png")), SAID, "2 images share their file name"),
+    ("foreign name", picture("train/NORMAL/röntgen 1.jpeg"), SAID, "1 file names say no patient"),
+    ("very long name", picture(f"train/NORMAL/IM-0600-{'0' * 230}.jpeg"), FINE, ""),
+    ("line break in a name", picture("train/NORMAL/IM-0600-\n1.jpeg"), FINE, ""),
+    ("spaces and umlauts in the path", move("Röntgen Bilder/Kinder ü"), FINE, ""),
+    ("16-bit PNG", lambda root: Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(
+        root / "train/NORMAL/IM-0600-0001.png"), FINE, ""),
+    ("CMYK", picture(FILE, mode="CMYK"), FINE, ""),
+    ("palette", picture("train/NORMAL/IM-0600-0001.png", mode="P"), FINE, ""),
+    ("black and white", picture("train/NORMAL/IM-0600-0001.png", mode="1"), FINE, ""),
+    ("grey with alpha", picture("train/NORMAL/IM-0600-0001.png", mode="LA"), FINE, ""),
+    ("PNG named .jpeg", picture(FILE, format="PNG"), FINE, ""),
+    ("no suffix", rename(FILE, "train/NORMAL/IM-0500-0001"), FINE, ""),
+    ("progressive JPEG", picture(FILE, progressive=True), FINE, ""),
+    *[(f"JPEG truncated at {100 * share:.0f} %", truncate(share), LISTED, "truncated|not a JPEG|broken header")
+      for share in np.linspace(0.01, 0.99, 25)],
+]  # fmt: skip
+
+
+@pytest.fixture
+def good():
+    """A good folder of 30 images. Not below pytest's own folder, which another user (see `rights_of`) cannot enter."""
+    root = Path(tempfile.mkdtemp(prefix="xrays-good-"))
+    root.chmod(0o755)
+    yield make_tree(root / "data", {"train": 10, "test": 4, "val": 1})
+    rights_of(USER)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def check_spoilt(root, spoil, outcome, words):
+    """Spoil a good folder and see that exactly what should happen does, in words that help."""
+    path = spoil(root)
+    path = path if isinstance(path, Path) else root
+    if outcome == ERROR:
+        with warnings.catch_warnings(action="ignore"), pytest.raises(DataError) as error:
+            load_index(path)
+        rights_of(USER)
+        assert words in str(error.value)
+        return
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        index = load_index(path)
+    rights_of(USER)
+    said = " ".join(str(w.message) for w in said)
+    assert len(index.attrs["unreadable"]) == (outcome == LISTED), index.attrs["unreadable"]
+    if outcome == LISTED:
+        assert "They are left out" in said
+        said = next(iter(index.attrs["unreadable"].values()))
+    assert (said == "") == (outcome == FINE), said
+    assert any(word in said for word in words.split("|")), said
+    images = load_images(index, 32)  # what the index keeps can be decoded
+    assert images.shape == (len(index), 32, 32, 3)
+    assert images.reshape(len(images), -1).max(axis=1).min() > 0  # no image came out black
+
+
+def test_bad_input(good, cache):
+    """Never a bare stack trace, never silence."""
+    failed = {}
+    for number, (name, spoil, outcome, words) in enumerate(TABLE):
+        root = good.parent / str(number)
+        shutil.copytree(good, root)
+        try:
+            check_spoilt(root, spoil, outcome, words)
+        except Exception as error:
+            failed[name] = repr(error)[:500]
+        finally:
+            rights_of(USER)
+    assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
+
+
+def test_broken_inside_is_said_when_decoded(good, cache):
+    png = good / "train/NORMAL/IM-0600-0001.png"
+    save(png)
+    content = bytearray(png.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    png.write_bytes(content)
+    index = load_index(good)
+    with pytest.raises(DataError, match=r"1 of 31 images .* decoded: train/NORMAL/IM-0600") as error:
+        load_images(index, 32)
+    fix = str(error.value).partition("leave them out: ")[2]
+    assert fix.startswith("index = index[")
+    scope = {"index": index}
+    exec(fix, scope)  # the next thing to type works when typed
+    assert len(load_images(scope["index"], 32)) == 30
+
+
+def test_more_than_five_percent_unreadable_is_an_error(good):
+    for i in range(3):
+        (good / f"train/NORMAL/IM-050{i}-0001.jpeg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"3 of 30 files are unreadable .*At most 5% are left out"):
+        load_index(good)
+
+
+def test_bad_settings_and_an_image_that_went_away(tree, cache):
+    index = load_index(tree)
+    for how, text in (
+        ({"size": 0}, "size 1 to 4096"),
+        ({"size": 10**6}, "size 1 to 4096"),
+        ({"size": 64, "channels": 4}, "channels=3 or channels=1"),
+        ({"size": 64, "interpolation": "cubic"}, "nearest, bilinear, area"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            load_images(index, **how)
+    with pytest.raises(DataError, match="no rows"):
+        load_images(index.iloc[:0], 64)
+    (tree / FILE).unlink()
+    with pytest.raises(DataError, match=r"cannot be read any more .*load_index\(folder\)"):
+        load_images(index, 64)
+
+
+# ------------------------------------------------------------------------------------------------------- splitting
+def row(name):
+    split, folder, file = name.split("/")
+    patient = data.PATIENT.match(file).group()
+    cause = "normal" if folder == "NORMAL" else data.CAUSE.search(file).group()
+    label = data.CLASSES[folder]
+    return {"path": f"/x/{name}", "name": name, "split": split, "label": label, "patient": patient, "cause": cause}
+
+
+@st.composite
+def indexes(draw):
+    """Any index: few or many patients, one or six images each, of one cause or of several."""
+    rows = []
+    for split in ("train", "test", "val"):
+        for label, causes in {0: ["normal"], 1: ["bacteria", "virus"]}.items():
+            for patient in range(draw(st.integers(1, 12))):
+                for i in range(draw(st.integers(1, 6))):
+                    cause = draw(st.sampled_from(causes))
+                    name = f"IM-{patient:04d}-{i:04d}" if label == 0 else f"person{patient}_{cause}_{i}"
+                    rows.append(row(f"{split}/{('NORMAL', 'PNEUMONIA')[label]}/{name}.jpeg"))
+    order = draw(st.permutations(range(len(rows))))
+    return pd.DataFrame([rows[i] for i in order]).drop_duplicates("name")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(indexes(), st.floats(0.01, 0.99), st.integers(0, 5), st.sampled_from(["report", "patient"]), st.randoms())
+def test_split_is_right_for_any_index(index, fraction, seed, protocol, random):
+    before = index.copy(deep=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "FRACTION", fraction)
+        split = split_index(index, protocol, seed)
+        shuffled = split_index(index.iloc[random.sample(range(len(index)), len(index))], protocol, seed)
+    # Every image is on exactly one side; nothing is lost, doubled or moved.
+    pd.testing.assert_frame_equal(index, before)
+    pd.testing.assert_frame_equal(split[index.columns], index)
+    part, validation = split["part"], split["part"] == "validation"
+    assert set(part) <= {"train", "validation", "test", "unused"}
+    assert ((part == "unused") == (split["split"] == "val")).all()
+    assert (part == split["split"])[~validation & (part != "unused")].all()
+    assert set(split["split"][validation]) <= {"test" if protocol == "report" else "train"}
+    # The order of the rows does not matter.
+    pd.testing.assert_series_equal(shuffled["part"].sort_index(), part.sort_index())
+    if protocol == "report":
+        for label in (0, 1):
+            rows = split[(split["split"] == "test") & (split["label"] == label)].sort_values("name")
+            count = int(len(rows) * fraction)
+            assert (rows["part"] == "validation").tolist() == [True] * count + [False] * (len(rows) - count)
+        return
+    # No patient is on two sides, and each stratum is split in proportion, to the patient.
+    train = split[split["split"] == "train"]
+    assert not set(train["patient"][train["part"] == "train"]) & set(train["patient"][train["part"] == "validation"])
+    kinds = train.groupby("patient")[["label", "cause"]].apply(
+        lambda p: "+".join(sorted(set(p["label"].astype(str) + p["cause"])))
+    )
+    for _, rows in train.groupby(train["patient"].map(kinds)):
+        found, largest = (rows["part"] == "validation").sum(), rows["patient"].value_counts().max()
+        assert abs(found - fraction * len(rows)) <= largest
+        if rows["patient"].nunique() > 1:
+            assert 0 < found < len(rows)
+
+
+def official_test_names():
+    normal = [f"IM-{i:04d}-0001.jpeg" for i in range(1, 115)] + [f"NORMAL2-IM-{i:04d}-0001.jpeg" for i in range(1, 121)]
+    bacteria = [f"person{80 + i // 3}_bacteria_{380 + i}.jpeg" for i in range(242)]
+    virus = [f"person{1 + i}_virus_{6 + i}.jpeg" for i in range(148)]
+    return [f"test/NORMAL/{n}" for n in normal] + [f"test/PNEUMONIA/{n}" for n in bacteria + virus]
+
+
+def test_the_reports_93_and_531_on_official_names():
+    index = pd.DataFrame([row(name) for name in official_test_names()])
+    assert len(index) == 624
+    split = split_index(index, "report")
+    assert split["part"].value_counts().to_dict() == {"test": 531, "validation": 93}
+    parts = split.groupby(["part", "label"]).size().to_dict()
+    assert parts == {("validation", 0): 35, ("validation", 1): 58, ("test", 0): 199, ("test", 1): 332}
+    normals = split[(split["part"] == "validation") & (split["label"] == 0)]
+    assert normals["patient"].str.startswith("IM-").all()  # none of NORMAL2-: what lesson 03 is about
+
+
+def test_patient_split_depends_on_the_seed_and_refuses_nonsense():
+    index = pd.DataFrame([row(f"train/NORMAL/IM-{i:04d}-0001.jpeg") for i in range(200)])
+    splits = [tuple(split_index(index, seed=seed)["part"]) for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+    assert splits[0].count("validation") == 30
+    with pytest.raises(ValueError, match='"patient" or protocol="report"'):
+        split_index(index, "random")
+
+
+def test_count_patients_by_both_readings():
+    names = ["train/PNEUMONIA/person1_bacteria_1.jpeg", "train/PNEUMONIA/person1_virus_2.jpeg"]
+    names += ["train/NORMAL/IM-0001-0001.jpeg", "test/PNEUMONIA/person1_virus_3.jpeg"]
+    names += ["test/PNEUMONIA/person2_bacteria_3.jpeg", "test/PNEUMONIA/person2_bacteria_4.jpeg"]
+    table = data.count_patients(pd.DataFrame([row(name) for name in names]))
+    assert table.loc["coarse"].tolist() == [2, 2, 1, 1]
+    assert table.loc["fine"].tolist() == [3, 2, 1, 1]
+    names[3] = "test/PNEUMONIA/person1_bacteria_9.jpeg"
+    table = data.count_patients(pd.DataFrame([row(name) for name in names[1:]]))
+    assert table["shared"].to_dict() == {"coarse": 1, "fine": 0}
+
+
+def test_phantom_from_wish_to_parts(phantom_root, cache):
+    index = load_index(phantom_root)
+    assert counts(index) == [60, 30, 8]
+    images, labels = data.load_parts(split_index(index), 16)
+    assert list(images) == list(labels) == ["train", "validation", "test"]
+    assert len(images["test"]) == 30
+    assert len(images["train"]) + len(images["validation"]) == 60
+    assert 0 < labels["validation"].mean() < 1
+
+
+# ------------------------------------------------------------------------------------------------ the most alike
+def test_nearest_image_of_a_copy_is_its_original(cache, tmp_path):
+    """Copies that were brightened, shrunk and recompressed are found; what is unrelated does not look like them."""
+    root, rng, pairs = tmp_path / "copied", np.random.default_rng(0), {}
+    for split, n in {"train": 14, "test": 6}.items():
+        for i in range(n):
+            for name in (f"NORMAL/IM-{len(split)}{i:03d}-0001.jpeg", f"PNEUMONIA/person{len(split)}{i}_virus_1.jpeg"):
+                (root / split / name).parent.mkdir(parents=True, exist_ok=True)
+                small = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+                small.resize((400, 300)).save(root / split / name, quality=80)
+    for path in sorted((root / "train/NORMAL").iterdir())[:5]:
+        copy = root / "test/NORMAL" / f"IM-9{path.name[3:]}"
+        image = Image.open(path).resize((200, 150)).point(lambda value: 40 + 0.7 * value)
+        image.save(copy, quality=50)
+        pairs[f"test/NORMAL/{copy.name}"] = f"train/NORMAL/{path.name}"
+    index = load_index(root)
+    found = data.find_nearest(index)
+    assert found.index.equals(index.index)
+    assert (found["name"] != found["nearest"]).all()
+    by_name = found.set_index("name")
+    assert {name: by_name.loc[name, "nearest"] for name in pairs} == pairs
+    likeness = by_name["correlation"]
+    assert likeness[list(pairs)].min() > 0.99
+    assert likeness.drop([*pairs, *pairs.values()]).max() < 0.6
+    across = data.find_nearest(index[index["split"] == "test"], index[index["split"] == "train"])
+    assert across.set_index("name").loc[list(pairs), "nearest"].to_dict() == pairs
+    assert across["nearest"].str.startswith("train/").all()
+    # By hand: the correlation of the small copies.
+    small = {name: image.ravel() for name, image in zip(index["name"], load_images(index, 32, channels=1), strict=True)}
+    for name, nearest, correlation in across.itertuples(index=False):
+        assert correlation == pytest.approx(np.corrcoef(small[name], small[nearest])[0, 1], abs=1e-5)
+    with pytest.raises(ValueError, match="expected one more"):
+        data.find_nearest(index.iloc[:1])

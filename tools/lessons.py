@@ -1,0 +1,154 @@
+"""The lessons as files: find them, read their parameters, and prepare what their kernels inherit.
+
+Nothing here knows what a lesson teaches. A lesson says what it builds on in its notebook metadata::
+
+    "xrays": {"needs": ["04_cnn"], "reads": ["02_knn", "04_cnn"]}
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+#: The repository: the folder that holds `notebooks/`, `tools/` and `xrayhelpers/`.
+ROOT = Path(__file__).resolve().parents[1]
+
+#: For papermill and nbclient: a kernel on our own machine need not warn that its sockets are not encrypted.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
+
+#: MIME type of a widget's view. Without its kernel it is an error message, so it is neither stored nor put on a page.
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One notebook: its parameters with their defaults, the lessons it builds on, and the source of its cells."""
+
+    path: Path
+    parameters: Mapping[str, Any]
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    cells: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """File name without its ending, for example ``04_cnn``."""
+        return self.path.stem
+
+
+def read_lesson(path: Path) -> Lesson:
+    """Read one notebook; ValueError if its parameters cell holds anything but ``name = literal``."""
+    notebook = nbformat.read(path, as_version=4)
+    parameters = {}
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    for statement in [line for cell in tagged for line in ast.parse(cell.source).body]:
+        try:
+            (target,) = statement.targets
+            parameters[target.id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError):
+            raise ValueError(
+                f"The parameters cell of {path.name} holds {ast.unparse(statement)!r}. "
+                "Write one `name = literal` per line, for example `epochs = 5`."
+            ) from None
+    notes = notebook.metadata.get("xrays", {})
+    cells = tuple(cell.source for cell in notebook.cells)
+    return Lesson(path, parameters, tuple(notes.get("needs", ())), tuple(notes.get("reads", ())), cells)
+
+
+def find_lessons(root: Path = ROOT, only: Iterable[str] = ()) -> list[Lesson]:
+    """Find the lessons of a repository, sorted by number.
+
+    Parameters
+    ----------
+    root : Path
+        The repository; its folder ``notebooks`` holds ``01_eda.ipynb`` and so on.
+    only : iterable of str
+        Numbers ("04" or "4") or names ("04_cnn"); empty means all.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no lesson is there.
+    ValueError
+        If `only` names a lesson that is not there.
+    """
+    paths = sorted(Path(root).glob("notebooks/[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise FileNotFoundError(f"There is no lesson in {Path(root) / 'notebooks'}. Run this in a whole clone.")
+    wanted = [word.zfill(2) for word in only]
+    unknown = [word for word in wanted if not any(word in (path.stem, path.stem[:2]) for path in paths)]
+    if unknown:
+        names = ", ".join(path.stem for path in paths)
+        raise ValueError(f"There is no lesson {', '.join(unknown)}. The lessons are {names}; type for example `04,05`.")
+    return [read_lesson(path) for path in paths if not wanted or {path.stem, path.stem[:2]} & set(wanted)]
+
+
+def convert_value(name: str, value: Any, default: Any) -> Any:
+    """Bring a value from the command line (text) to the type of the parameter's default, or raise ValueError."""
+    if isinstance(value, str) and not isinstance(default, str):
+        with suppress(ValueError, SyntaxError):  # what stays text is refused below, with what was expected
+            value = ast.literal_eval(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and value is not None and type(value) is not type(default):
+        raise ValueError(
+            f"The parameter {name} is {value!r}, but a value like {default!r} ({type(default).__name__}) "
+            f"was expected. Type for example `-p {name}={default}`."
+        )
+    return value
+
+
+def choose_parameters(lessons: Iterable[Lesson], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the values each lesson runs with: its defaults, and of the given values those that it knows.
+
+    Returns
+    -------
+    dict
+        Lesson name -> {parameter: value}, given values converted to the type of the lesson's default.
+
+    Raises
+    ------
+    ValueError
+        If no lesson knows a name, or a value has the wrong type.
+    """
+    lessons = list(lessons)
+    known = sorted({name for lesson in lessons for name in lesson.parameters})
+    for name in given:
+        if name not in known:
+            names = ", ".join(lesson.name for lesson in lessons)
+            raise ValueError(f"No parameter is called {name}. Known in {names}: {', '.join(known) or 'none'}.")
+    return {
+        lesson.name: {
+            name: convert_value(name, given.get(name, default), default) for name, default in lesson.parameters.items()
+        }
+        for lesson in lessons
+    }
+
+
+@contextmanager
+def kernel_environment(folder: Path, **more: str) -> Iterator[None]:
+    """Set what the kernels of the lessons inherit while the block runs.
+
+    JUPYTER_PATH makes `python3` mean this environment's kernel, not one the user has registered elsewhere.
+    """
+    before = os.environ.copy()
+    os.environ |= {
+        "XRAYS_RUN": str(folder),
+        "XRAYS_PROGRESS": "off",
+        "JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else the kernel prints a debugger's warning
+        **more,
+    }
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

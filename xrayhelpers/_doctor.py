@@ -1,0 +1,90 @@
+"""Look at this machine and say what works, and what to type for what does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from xrayhelpers import __version__
+from xrayhelpers._machine import DataError, cache_folder, cores, default_data, setting_path
+
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyterlab", "papermill", "optuna")
+INSTALL = "pip install -r requirements.txt -c constraints.txt"
+LEAST_FREE = 4e9  # bytes: the Kaggle archive or the cache of the real images, with room to work
+LEAST_MEMORY = 3e9  # bytes: lesson 06 with its default parameters, and a browser
+
+
+class Check(NamedTuple):
+    """One thing looked at: what was found, and what to do about it (empty where all is well)."""
+
+    name: str
+    found: str
+    advice: str = ""
+
+
+def check_all() -> Iterator[Check]:
+    """Make all checks, the slow one last; nothing is downloaded, and no path of a key or home folder is shown."""
+    yield Check("xrayhelpers", __version__)
+    fits = (3, 11) <= sys.version_info < (3, 14)
+    advice = "" if fits else "install Python 3.11, 3.12 or 3.13: TensorFlow has no wheels for others"
+    yield Check("python", platform.python_version(), advice)
+    for package in PACKAGES:
+        try:
+            yield Check(package, version(package))
+        except PackageNotFoundError:
+            yield Check(package, "not installed", INSTALL)
+    free = psutil.virtual_memory().available
+    advice = "" if free > LEAST_MEMORY else "close other programs and kernels, or set image_size = 48 in lessons 05, 06"
+    yield Check("memory", f"{free / 1e9:.1f} GB free", advice)
+    for name, folder in (("disk, here", Path.cwd()), ("disk, cache", cache_folder())):
+        free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+        advice = "" if free > LEAST_FREE else "make room, or let XRAYS_CACHE name a folder on a larger disk"
+        yield Check(name, f"{free / 1e9:.0f} GB free", advice)
+    yield _check_data()
+    yield _check_weights()
+    try:
+        import cv2
+
+        yield Check("opencv", cv2.__version__)
+    except ImportError as error:  # on a bare Debian a system library is missing
+        yield Check("opencv", f"cannot be imported ({error})", "on Debian or Ubuntu: apt-get install libgl1")
+    try:
+        from xrayhelpers._keras import tf
+
+        gpus = len(tf.config.list_physical_devices("GPU"))
+        yield Check("device", f"{gpus} GPU" if gpus else f"{cores()} CPU cores (enough for every lesson)")
+    except ImportError as error:
+        yield Check("device", f"TensorFlow cannot be imported ({error})", INSTALL)
+
+
+def _check_data() -> Check:
+    """Say which data a lesson with ``data = "auto"`` opens."""
+    try:
+        from xrayhelpers.data import open_data
+
+        if not default_data().startswith("phantom"):
+            return Check("data", str(open_data("auto")))
+    except DataError as error:
+        return Check("data", "not usable", str(error))
+    except ImportError as error:  # what is missing has a line of its own
+        return Check("data", f"cannot be looked at ({error})", INSTALL)
+    return Check("data", "the embedded phantom", "for the real images: python -m xrayhelpers fetch kaggle")
+
+
+def _check_weights() -> Check:
+    """Say where VGG16's weights would come from, without fetching them."""
+    if named := setting_path("XRAYS_VGG16_WEIGHTS"):
+        found, advice = ("found", "") if named.is_file() else ("missing", "unset it")
+        return Check("VGG16 weights", f"XRAYS_VGG16_WEIGHTS, {found}", advice)
+    keras = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    if any(keras.glob("vgg16*notop*")) or any((cache_folder() / "vgg16").glob("*")):
+        return Check("VGG16 weights", "in the cache")
+    return Check("VGG16 weights", "not here yet: lesson 05 fetches 56 MB once")

@@ -1,0 +1,231 @@
+"""Bring the real images from Kaggle: download, check, unpack, rename.
+
+Kaggle's own command line does the download, as a program of its own: old versions of it end the process at
+`import kaggle`. It finds your token by itself; this module reads token files only to keep them out of every text.
+The folder gets its final name as the last step, so a killed run never leaves one that looks complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import filelock
+
+from xrayhelpers._images import IMAGE_SUFFIXES
+from xrayhelpers._machine import DataError, DataWarning, FetchError, StorageError, progress
+from xrayhelpers.data import KAGGLE, SPLITS, DataSource, open_data
+
+SLUG = KAGGLE.address.partition("/datasets/")[2]
+ZIP_BYTES, FOLDER_BYTES = 2_460_000_000, 1_250_000_000
+STALLED_AFTER = 330  # seconds without a new byte after which a download is given up; it can be resumed
+GUIDE = "docs/kaggle.md shows how to get a token and where to put it"
+# What the command line says -> what it means and what to do. The first that is found counts.
+MEANINGS = {
+    r"no space left|file too large|disk quota": "The disk is full. Make room and run the same command again.",
+    r"authentication required|\b401\b|unauth": f"Kaggle does not accept the token (401). {GUIDE}.",
+    r"\b403\b|forbidden|permission": f"Kaggle refuses (403): open the data page once, and accept its rules. {GUIDE}.",
+    r"\b404\b|not found\b": "Kaggle has no such data set (404). Check its address.",
+    r"\b429\b|too many requests": "Too many requests (429). Wait a few minutes and run the same command again.",
+    r"expecting value": "The answer is not Kaggle's: a proxy or log-in page is in between. Try another network.",
+    r"does not match expected size": "The file came with a wrong length. Run the same command again.",
+    r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": (
+        "The connection failed. What has arrived is kept: run the same command again to resume."
+    ),
+}
+
+
+def _token_files() -> list[Path]:
+    """List the files that may hold a Kaggle credential."""
+    homes = [Path.home() / ".kaggle", Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"]
+    homes += [Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []
+    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
+    return [home / name for home in homes for name in names if (home / name).is_file()]
+
+
+def _colab_secrets() -> dict[str, str]:
+    """Read the token from Colab's *Secrets*, for the environment of Kaggle's command line alone.
+
+    Only a notebook's own process is given secrets: call `fetch_kaggle()` in a cell. Elsewhere, or where the notebook
+    may not read them, there are none.
+    """
+    found = {}
+    if "google.colab" in sys.modules:
+        for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+            with contextlib.suppress(Exception):  # no such secret, or not for this notebook
+                found[name] = importlib.import_module("google.colab.userdata").get(name)
+    return {name: value for name, value in found.items() if value and not os.environ.get(name)}
+
+
+def _mask(text: str, more: Iterable[str] = ()) -> str:
+    """Replace whatever is or looks like a credential, and all of `more`, by `***`."""
+    secrets = [*more, *(os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))]
+    for path in _token_files():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not to be read, or a bare token, no JSON
+            secrets.append(path.read_text(errors="replace").strip())
+            values = json.loads(secrets[-1])
+            secrets += [str(value) for key, value in values.items() if key not in ("username", "scopes")]
+    for secret in sorted(filter(lambda s: len(s) > 5, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = re.sub(r"KGAT_\w+|\b[0-9a-fA-F]{32,}\b|(?<=//)[^/@\s]+(?=@)", "***", text)
+    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)  # signed addresses
+
+
+def _need(folder: Path, size: int, what: str) -> None:
+    """Raise StorageError where `size` bytes do not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise StorageError(f"{what} needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free. Make room, or use --to.")
+
+
+def _download(archive: Path) -> None:
+    """Run the command line until the archive is complete; it resumes what an earlier run left."""
+    program = shutil.which("kaggle", path=str(Path(sys.executable).parent)) or shutil.which("kaggle")
+    if program is None:
+        raise FetchError("The kaggle command line is not installed. Type: python -m pip install kaggle")
+    command = [program, "datasets", "download", "-q", "-d", SLUG, "-p", str(archive.parent)]
+    secrets = _colab_secrets()
+    with tempfile.TemporaryFile() as said, progress(total=ZIP_BYTES, desc="download", unit="B") as bar:
+        process = subprocess.Popen(
+            command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | secrets
+        )
+        grown = time.monotonic()
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                size = archive.stat().st_size if archive.exists() else 0
+                grown = time.monotonic() if size != bar.n else grown
+                bar.update(size - bar.n)
+                if time.monotonic() - grown > STALLED_AFTER:
+                    raise FetchError(f"Nothing came for {STALLED_AFTER} s. Run the same command again to resume.")
+        finally:
+            process.kill()
+            process.wait()
+        said.seek(0)
+        text = _mask(said.read().decode(errors="replace"), secrets.values()).strip()
+    if process.returncode != 0 or not archive.is_file():
+        meaning = next((m for pattern, m in MEANINGS.items() if re.search(pattern, text, re.I)), None)
+        last = text.splitlines()[-1][:300] if text else f"exit status {process.returncode}"
+        kind = StorageError if meaning and "disk" in meaning else FetchError
+        raise kind(f"{meaning or 'The kaggle command line failed. Run the same command again.'} It said: {last}")
+
+
+def _check_archive(archive: Path) -> list[tuple[zipfile.ZipInfo, Path]]:
+    """Check every member of a zip file (name, kind, CRC) before anything is unpacked.
+
+    Returns
+    -------
+    list of (member, path below chest_xray/)
+        The images of one tree: litter is left out, and of a tree that is there twice the larger or outer one is taken.
+
+    Raises
+    ------
+    FetchError
+        If the file is damaged, would write outside its folder, holds links, or holds no `train/` with images.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [info for info in file.infolist() if not info.is_dir()]
+            for info in members:
+                path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
+                if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", info.filename):
+                    raise FetchError(f"The archive would write outside its folder ({info.filename!r}); not unpacked.")
+                if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
+                    raise FetchError(f"The archive holds a link or a locked file ({info.filename!r}); not unpacked.")
+            if broken := file.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, FetchError):
+            raise
+        raise FetchError(f"The archive is damaged ({error}). It was deleted: run the same command again.") from error
+    trees: dict[tuple[str, ...], list[tuple[zipfile.ZipInfo, Path]]] = {}
+    for info in members:
+        parts = PurePosixPath(info.filename).parts
+        litter = parts[-1].startswith(".") or "__MACOSX" in parts
+        if len(parts) > 2 and parts[-3] in SPLITS and not litter and parts[-1].lower().endswith(IMAGE_SUFFIXES):
+            trees.setdefault(parts[:-3], []).append((info, Path(*parts[-3:])))
+    if not trees:
+        raise FetchError("The archive holds no {train,test,val}/{NORMAL,PNEUMONIA} images. Check its address.")
+    return max(trees.values(), key=lambda tree: (len(tree), -len(tree[0][0].filename)))
+
+
+def fetch_kaggle(destination: str | Path = "data") -> DataSource:
+    """Bring the real data set to `destination/chest_xray`; run it again to resume after an interruption.
+
+    Parameters
+    ----------
+    destination : str or Path
+        Folder that gets `chest_xray/`; "data" is where `open_data("auto")` looks.
+
+    Returns
+    -------
+    DataSource
+
+    Raises
+    ------
+    FetchError
+        If the download fails, or the archive is damaged or unsafe.
+    StorageError
+        If the disk has too little room, or cannot be written.
+    """
+    destination = Path(destination).expanduser().absolute()
+    folder, temporary = destination / "chest_xray", destination / ".chest_xray-unpacking"
+    archive = destination / ".download" / f"{SLUG.partition('/')[2]}.zip"
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(destination / ".fetch.lock"):
+            if folder.exists():
+                note = f"already there, {open_data(folder).note}. Delete the folder to fetch it again"
+                return DataSource("kaggle", folder, KAGGLE, note)
+            for path in _token_files():
+                if os.name == "posix" and path.stat().st_mode & 0o077:
+                    shown = str(path).replace(str(Path.home()), "~", 1)
+                    text = f"Others can read your Kaggle token. Type: chmod 600 {shown}"
+                    warnings.warn(text, DataWarning, stacklevel=2)
+            have = archive.stat().st_size if archive.exists() else 0
+            _need(destination, max(ZIP_BYTES - have, 0) + FOLDER_BYTES, "Download and unpacking")
+            _download(archive)
+            try:
+                members = _check_archive(archive)
+            except FetchError:
+                archive.unlink()  # or it would be found complete, and refused, forever
+                raise
+            _need(destination, sum(info.file_size for info, _ in members), "Unpacking")
+            _unpack(archive, members, temporary)
+            temporary.rename(folder)
+            shutil.rmtree(archive.parent, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        text = f"{destination.name}/ cannot be written ({error.strerror}). Make room, or use --to."
+        raise StorageError(text) from error
+    return dataclasses.replace(open_data(folder), name="kaggle")
+
+
+def _unpack(archive: Path, members: list[tuple[zipfile.ZipInfo, Path]], temporary: Path) -> None:
+    """Unpack the members into a new folder; nothing of it is left on an error."""
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for info, path in progress(members, desc="unpacking", unit="file"):
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                with file.open(info) as source, open(temporary / path, "xb") as target:
+                    shutil.copyfileobj(source, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,184 @@
+"""The machine: its folders and cores, a progress bar, the one way to write a file, and the errors of all rooms."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import platformdirs
+from tqdm import tqdm
+
+
+class DataError(ValueError):
+    """The data are not what they should be; the text says what was found and what to do next."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """No data where they were looked for."""
+
+
+class StorageError(DataError, OSError):
+    """The disk is full, or a file cannot be written."""
+
+
+class FetchError(DataError, RuntimeError):
+    """A download failed; running the same command again resumes it."""
+
+
+class DataWarning(UserWarning):
+    """Something about the data a reader should know, although work can go on."""
+
+
+def setting(name: str) -> str:
+    """Return an environment variable without the spaces and quotes that a shell or a file left around it."""
+    return os.environ.get(name, "").strip().strip("\"'").strip()
+
+
+def resolve(path: str | Path) -> Path:
+    """Return an absolute path, `~` expanded; a relative one counts from here, or else from the repository."""
+    path = Path(os.path.expanduser(path))
+    return (path if path.exists() or not (repository() / path).exists() else repository() / path).absolute()
+
+
+def setting_path(name: str) -> Path | None:
+    """Return the absolute path that an environment variable holds, None if it is not set."""
+    return resolve(setting(name)) if setting(name) else None
+
+
+def repository() -> Path:
+    """Return the working folder, or the nearest folder above it, that holds `xrayhelpers/`; else the working folder."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "xrayhelpers" / "__init__.py").is_file()), here)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: `XRAYS_CACHE`, else the user's own; it may not exist yet."""
+    return setting_path("XRAYS_CACHE") or Path(platformdirs.user_cache_dir("xrayhelpers", appauthor=False))
+
+
+def run_folder() -> Path:
+    """Return the folder of this run: `XRAYS_RUN`, else `runs/interactive` of the repository; it may not exist yet."""
+    return setting_path("XRAYS_RUN") or repository() / "runs" / "interactive"
+
+
+def default_data() -> str:
+    """Return what "auto" means here: a path, or "phantom" perhaps with options."""
+    named, homes = setting("XRAYS_DATA"), (Path.cwd(), repository(), Path(__file__).resolve().parents[1])
+    found = (str(home / "data" / "chest_xray") for home in homes if (home / "data" / "chest_xray").is_dir())
+    return named if named not in ("", "auto") else next(found, "phantom")
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def progress(iterable: Iterable | None = None, *, total: float | None = None, desc: str = "", unit: str = "it") -> tqdm:
+    """Show a plain progress bar on stderr; with `XRAYS_PROGRESS=off` iterate in silence."""
+    off = setting("XRAYS_PROGRESS").lower() == "off"
+    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, disable=off, unit_scale=unit == "B")
+
+
+def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Write a file so that nobody, not even after a power cut, ever finds half of it.
+
+    Parameters
+    ----------
+    path : str or Path
+        An older file of this name is replaced; missing folders are made.
+    content : bytes, str or callable
+        Text is written as UTF-8; a callable gets the open binary file and writes to it.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or must not be written (`errno` says which). An older file stays as it was.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        text = f"{path.name} cannot be written ({error.strerror}). Make room on the disk, or choose another folder."
+        failure = StorageError(text)
+        failure.errno = error.errno
+        raise failure from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+#: Every file that this package puts into the cache folder, which may hold other people's files as well.
+OURS = re.compile(
+    r"(pixels/\.?\d+px-[13]ch-(nearest|bilinear|area)-[0-9a-f]{20}|features/\.?features-[0-9a-f]{16}"
+    r"|vgg16/\.?imagenet-[0-9a-f]{12})\.(npy|npz|json|lock|part|npy\.lock)(\.[\d-]+\.part)?"
+    r"|phantom-\d+-train\d+-test\d+-val\d+-seed\d+[^/]*(\.lock|/phantom\.json"
+    r"|/chest_xray/(train|test|val)/(NORMAL|PNEUMONIA)/((NORMAL2-)?IM-\d|person\d)[^/]*\.jpeg)"
+)
+
+
+def list_cache() -> dict[str, int]:
+    """List what the cache folder holds: name -> bytes; `pixels/` is listed store by store."""
+    sizes: dict[str, int] = {}
+    for path in _cached()[0]:
+        name = path.relative_to(cache_folder())
+        if path.suffix not in (".lock", ".part"):
+            key = f"pixels/{path.stem}" if name.parts[0] == "pixels" else name.parts[0]
+            sizes[key] = sizes.get(key, 0) + path.stat().st_size
+    return dict(sorted(sizes.items()))
+
+
+def clear_cache() -> tuple[int, int]:
+    """Delete the files that this package put into the cache folder, and no others.
+
+    Returns
+    -------
+    deleted : int
+        Bytes.
+    left : int
+        Files and folders in the cache folder that are not of this package; they stay.
+    """
+    ours, others = _cached()
+    deleted = sum(path.stat().st_size for path in ours)
+    for path in ours:
+        path.unlink()
+    inside = {parent for path in ours for parent in path.relative_to(cache_folder()).parents[:-1]}
+    for folder in sorted(inside, key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):  # not empty
+            (cache_folder() / folder).rmdir()
+    return deleted, others
+
+
+def _cached() -> tuple[list[Path], int]:
+    """Return the files of this package in the cache folder, and how many others there are."""
+    folder, ours, others = cache_folder(), [], 0
+    for top in folder.glob("*"):
+        known = top.name.startswith(("pixels", "features", "vgg16", "phantom-")) and top.is_dir()
+        for path in top.rglob("*") if known else [top]:
+            if path.is_file() and OURS.fullmatch(path.relative_to(folder).as_posix()):
+                ours.append(path)
+            else:
+                others += not path.is_dir() or path == top
+    return ours, others
