@@ -145,7 +145,7 @@ def trials(check):
     """A code cell for each answer to try: what is nonsense anywhere, and the wrong ones that the solution names."""
     (name,) = re.findall(r"^review\(\s*(answer_\d+)\b", check.source, flags=re.MULTILINE)
     for answer in [*check.metadata.get("xrays", {}).get("wrong", []), *NONSENSE]:
-        source = f"kept = {name}\n{name} = {answer}\n{check.source}\n{name} = kept"
+        source = f"before_trial = {name}\n{name} = {answer}\n{check.source}\n{name} = before_trial"
         yield nbformat.v4.new_code_cell(source, metadata={"answer": answer})
 
 
