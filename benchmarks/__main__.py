@@ -32,7 +32,7 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
     codes = {"python": "", "import": "import xrayhelpers", "first image": FIRST_IMAGE.format(folder=folder)}
     codes |= {
         "tensorflow": "import xrayhelpers._keras",
-        "doctor": "from xrayhelpers import _doctor; _doctor.check_all()",
+        "doctor": "from xrayhelpers import _doctor; list(_doctor.check_all())",
     }
     start = {name: ("start_up", {"code": code}) for name, code in codes.items()}
     return {"epoch": (epochs, pairs), "vgg16": (vgg16, [("all layers", "kept features")]), "start-up": (start, [])}

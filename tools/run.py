@@ -14,16 +14,17 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tools` is not installed
 
+from xrayhelpers import __main__
+
 # What takes a second to import is imported where it is needed: `--help` answers at once.
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Show what went wrong as one paragraph, without a stack trace."""
+    """Show what went wrong as the package's commands do, and say after Ctrl-C how to continue."""
     try:
-        yield
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        with __main__.plain_errors():
+            yield
     except KeyboardInterrupt:
         raise click.ClickException("Stopped. What is complete is kept; the same command continues.") from None
 
