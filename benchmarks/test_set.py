@@ -6,12 +6,14 @@ Nothing else writes there, and no lesson can: the command refuses to work inside
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import pandas as pd
 
+from benchmarks.better import candidate as fine_tuned
 from xrayhelpers.data import fingerprint, load_index, open_data
 from xrayhelpers.evaluate import measure
 
@@ -19,7 +21,7 @@ LOG = Path(__file__).resolve().parents[1] / "docs" / "test-set-log.md"
 #: A candidate gets the index of train and a seed. It returns its threshold, and a function that scores any rows of an
 #: index; test images are first shown to that function.
 Candidate = Callable[[pd.DataFrame, int], tuple[float, Callable[[pd.DataFrame], np.ndarray]]]
-CANDIDATES: dict[str, Candidate] = {}
+CANDIDATES: dict[str, Candidate] = {f"vgg16-crops-{size}": fine_tuned(size, epochs=6) for size in (64, 96, 128)}
 MEASURES = ("roc_auc", "accuracy", "sensitivity", "specificity")
 TITLES = "date (UTC)", "candidate", "why", "images", "threshold", *(name.replace("_", " ") for name in MEASURES)
 MOST_LOOKS = 8  # three of 2026-11-23, five of issue 12
@@ -63,13 +65,16 @@ def main(candidate, why, data, seeds, log) -> None:
     index = load_index(open_data(data).folder)
     train, test = (index[index["split"] == split].reset_index(drop=True) for split in ("train", "test"))
     trained = [CANDIDATES[candidate](train, seed) for seed in range(seeds)]
-    tables = [measure(test["label"], score(test), threshold, test["patient"]) for threshold, score in trained]
-    thresholds = [threshold for threshold, _ in trained]
+    thresholds, scores = [threshold for threshold, _ in trained], [score(test) for _, score in trained]
+    judge = partial(measure, test["label"], patients=test["patient"])
+    tables = [judge(one, threshold) for one, threshold in zip(scores, thresholds, strict=True)]
     row = [f"{datetime.now(UTC):%Y-%m-%d %H:%M}", candidate, " ".join(why.replace("|", "/").split())]
     row += [f"{len(test)} ({fingerprint(index)})", f"{min(thresholds):.3f} to {max(thresholds):.3f}"]
     row += [describe(tables, name) for name in MEASURES]
     with log.open("a", encoding="utf-8") as file:
         file.write(f"| {' | '.join(row)} |\n")
+    together = judge(np.mean(scores, axis=0), float(np.mean(thresholds))).loc[list(MEASURES), ["value", "low", "high"]]
+    click.echo(f"mean of all seeds' scores, at the mean threshold:\n{together.round(3)}")
     click.echo("\n".join(f"{title}: {cell}" for title, cell in zip(TITLES, row, strict=True)))
 
 
