@@ -1,6 +1,7 @@
 # make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
-# make lab      JupyterLab on this machine       make refresh     run the lessons again and store them in place
+# make lab      the lessons in JupyterLab, in my-lessons/, a copy of your own; make lab FRESH=1 makes a new one
+# make refresh  run the lessons of notebooks/ again and store them in place
 # make docs     the site, without a network      make test-browser the site and two lessons in Chromium
 # make author   write openings, exercises and quizzes into the lessons, from docs/ and notebooks/solutions
 #               make author REPOSITORY=name/repo adds links to Colab and Binder, and a cell that installs
@@ -12,11 +13,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 DATA ?= phantom
 ONLY ?=
 ARGS ?=
 REPOSITORY ?=
+FRESH ?=
 WORKERS ?= 2
 
 # nbval compares the stored outputs of the lessons with a fresh run; tests/conftest.py keeps them in order.
@@ -58,7 +60,7 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/codespell $(wildcard *.md docs notebooks xrayhelpers tests tools benchmarks)
 
 lab: $(VENV)/.ready
-	$(BIN)/jupyter lab --notebook-dir=. notebooks/01_eda.ipynb
+	@$(BIN)/python tools/lab.py $(if $(FRESH),--fresh) $(ARGS)
 
 author: $(VENV)/.ready-dev
 	$(BIN)/python tools/author.py $(if $(REPOSITORY),--repository "$(REPOSITORY)")
@@ -88,12 +90,14 @@ clean:
 
 # The stamps are younger than the files they were made from; an interrupted installation leaves no stamp.
 $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
-	@echo "Installing into $(VENV): about two minutes the first time"
+	@$(PYTHON) tools/lab.py --check
+	@echo "Making $(VENV), a Python for these lessons alone. Nothing else on this computer is changed."
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing TensorFlow, JupyterLab and what they need: about 0.9 GB to download, two to five minutes the first time."
 	$(PIP) -r requirements.txt -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
-	$(PIP) -r requirements-dev.txt -c constraints.txt
+	@echo "Installing what the tests need: about one minute the first time."
+	$(PIP) --quiet -r requirements-dev.txt -c constraints.txt
 	@touch $@

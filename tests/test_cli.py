@@ -1,5 +1,7 @@
 """The command line: what a student types, and what comes back."""
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,32 @@ def test_fetch_phantom_look_at_it_and_clear_it(cache):
     assert [path.name for path in cache.iterdir()] == ["mine.txt"]
 
 
+def test_what_is_printed_can_be_pasted_and_paths_may_have_quotes(cache, phantom_root, tmp_path, monkeypatch):
+    folder = tmp_path / "my films $HOME 'x'"
+    folder.symlink_to(phantom_root)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XRAYS_CLASSES", "")
+    for typed in (str(folder), f'"{folder}"', f"~/{folder.name}"):
+        looked = call("fetch", "folder", typed, "--classes", "NORMAL=0,PNEUMONIA=1")
+        assert looked.exit_code == 0, looked.output
+        command = looked.output.partition("Use it: python tools/run.py ")[2].partition(", or data")[0]
+        assert shlex.split(command) == ["--data", typed, "--classes", "NORMAL=0,PNEUMONIA=1"]
+    assert "when these have more than 5 GB" in call("cache", "list").output
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path):
+    code = "import os, sys; os.rmdir(os.getcwd()); from xrayhelpers.__main__ import main; main()"
+    for words in (["doctor"], ["fetch", "folder", "x"], ["cache", "list"]):
+        (tmp_path / "gone").mkdir()
+        command = [sys.executable, "-c", code, *words]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        said = subprocess.run(
+            command, cwd=tmp_path / "gone", env=environment, capture_output=True, text=True, check=False
+        )
+        assert "Traceback" not in said.stderr
+        assert said.returncode == 0 or said.stderr == "Error: The folder you are in is gone. Type: cd ~\n", said.stderr
+
+
 def test_doctor_names_what_it_must(cache, monkeypatch):
     monkeypatch.setenv("XRAYS_DATA", "/no/such/folder")
     checks = {check.name: check for check in _doctor.check_all()}
@@ -87,4 +115,4 @@ def test_doctor_advises_where_something_does_not_fit(cache, monkeypatch):
     assert "XRAYS_CACHE" in after["disk, cache"]
     assert "requirements.txt" in after["no-such-package"]
     assert "apt-get install libgl1" in after["opencv"]
-    assert after["VGG16 weights"] == "unset it"
+    assert after["VGG16 weights"] == "no such file: unset it"

@@ -1,6 +1,7 @@
 """The way from a wish to split images: which data "auto" means, any tree a reader may have, the index, both splits."""
 
 import os
+import re
 import shutil
 import struct
 import sys
@@ -40,8 +41,13 @@ def make_tree(root, counts):
         for i in range(n):
             number = 100 * len(split) + i
             save(root / split / "NORMAL" / f"IM-{number:04d}-0001.jpeg")
-            save(root / split / "PNEUMONIA" / f"person{number}_virus_{i}.jpeg")
+            save(root / split / "PNEUMONIA" / f"person{number - i % 2}_virus_{i}.jpeg")
     return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache):
+    """What is remembered of these files goes with them."""
 
 
 @pytest.fixture
@@ -182,7 +188,7 @@ def test_the_folder_above_and_a_doubled_tree_and_litter(tree):
     assert open_data(tree).folder == tree
 
 
-def test_without_val_and_with_other_class_names(tree):
+def test_without_val_and_with_other_class_names(tree, monkeypatch):
     shutil.rmtree(tree / "val")
     assert counts(load_index(tree)) == [8, 6, 0]
     for split in ("train", "test"):
@@ -191,13 +197,19 @@ def test_without_val_and_with_other_class_names(tree):
     index = load_index(tree, classes={"gesund": 0, "krank": 1})
     assert counts(index) == [8, 6, 0]
     assert index["label"].sum() == 7
-    for classes in ({}, {"gesund": 0}, {"gesund": 0, "krank": 2}):
+    for classes in ("gesund", {"gesund": 0}, {"gesund": 0, "krank": 2}, "gesund=0,krank=0", "gesund=0,krank=ja"):
         with pytest.raises(DataError, match="label 0"):
             load_index(tree, classes=classes)
-    (tree / "train" / "COVID").mkdir()
-    with pytest.raises(DataError, match=r"Folder train/COVID is no class") as error:
-        load_index(tree, classes={"gesund": 0, "krank": 1})
-    assert "load_index(folder, classes={'gesund': 0, 'krank': 1, 'COVID': 1})" in str(error.value)
+    save(tree / "train" / "COVID" / "IM-0001-0001.jpeg")
+    for classes in ("gesund=0, krank=1", {"Gesund": 0, "KRANK": 1}):
+        with pytest.warns(DataWarning, match=r"1 images are outside of the classes .*train/COVID/: they are left out"):
+            pd.testing.assert_frame_equal(load_index(tree, classes), index)
+    monkeypatch.setenv("XRAYS_CLASSES", "'gesund=0,krank=1,covid=1'")
+    assert load_index(tree)["label"].sum() == 8
+    assert open_data(tree).note.startswith("15 images (train 9, test 6, val 0)")
+    with pytest.warns(DataWarning, match="they are left out"):
+        assert open_data(tree, "gesund=0,krank=1").note.startswith("14 images")
+    assert load_index(tree)["label"].sum() == 7
 
 
 def test_names_say_patient_and_cause(tree):
@@ -211,7 +223,7 @@ def test_names_say_patient_and_cause(tree):
     }
     for name in names:
         save(tree / "train" / name)
-    with pytest.warns(DataWarning, match=r"1 file names say no patient \(as train/PNEUMONIA/scan 7.png"):
+    with pytest.warns(DataWarning, match=r"1 file names say no patient \(as train/PNEUMONIA/scan 7.png.*own-data.md"):
         index = load_index(tree).set_index("name")
     for name, expected in names.items():
         assert tuple(index.loc[f"train/{name}", ["patient", "cause"]]) == expected
@@ -232,9 +244,10 @@ def test_kinds_of_files(tree):
     exif[ORIENTATION] = 6
     save(folder / "IM-0902-0001.jpeg", exif=exif)
     Image.fromarray(np.arange(400, dtype=np.uint16).reshape(16, 25)).save(folder / "IM-0903-0001.png")
-    index = load_index(tree).set_index("patient")
+    with pytest.warns(DataWarning, match=r"1 PNG files of 16 bits \(1 look like 10 bits\)"):
+        index = load_index(tree).set_index("patient")
     assert index["mode"][["IM-0900", "IM-0901", "IM-0902"]].tolist() == ["RGBA", "CMYK", "L"]
-    assert index["mode"]["IM-0903"].startswith("I")
+    assert index["mode"]["IM-0903"] == "I;10"
     assert index.loc["IM-0902", ["width", "height"]].tolist() == [48, 64]  # upright
 
 
@@ -244,6 +257,20 @@ def test_duplicates_and_fingerprint(tree):
     assert len(first) == 12
     assert first == data.fingerprint(index.sample(frac=1, random_state=0))
     assert first != data.fingerprint(index.iloc[1:])
+    for litter in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tree / "train" / "NORMAL" / litter).touch()
+    shutil.copytree(tree, tree.parent / "copy")
+    for path in (tree / "train").rglob("*.jpeg"):  # touched, and nothing else
+        path.touch()
+        path.chmod(0o600)
+    assert [data.fingerprint(load_index(folder)) for folder in (tree, tree.parent / "copy")] == [first, first]
+    one = tree.parent / "copy" / FILE  # repaired: another picture of the same name, size and date
+    stat, content = one.stat(), bytearray(one.read_bytes())
+    content[-4] ^= 1
+    one.write_bytes(content)
+    os.utime(one, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert data.fingerprint(load_index(tree.parent / "copy")) != first
+    assert data.fingerprint(index.assign(label=1 - index["label"])) != first
     for i, path in enumerate(index["path"]):
         save(Path(path), size=(64 + i, 48))  # no two files alike
     index = load_index(tree)
@@ -385,29 +412,33 @@ ERROR, LISTED, SAID, FINE = "error", "listed", "said", "fine"
 #   fine: nothing is wrong with it
 TABLE = [
     ("no folder", lambda root: root / "nowhere", ERROR, "does not exist. Expected: a folder with train/ and test/"),
-    ("a file", lambda root: root / FILE, ERROR, "is a file. Expected: a folder"),
-    ("empty folder", lambda root: (root / "new").mkdir() or root / "new", ERROR, "Give the folder above it"),
+    ("a file", lambda root: root / FILE, ERROR, "cannot be read (Not a directory). Expected: a folder"),
+    ("empty folder", lambda root: (root / "new").mkdir() or root / "new", ERROR, "found no folder at all"),
     ("the train folder", lambda root: root / "train", ERROR, "is a part of a data set. Give the folder above it"),
-    ("train missing", remove("train"), ERROR, "No train/ and test/ in"),
-    ("test missing", remove("test"), ERROR, "No train/ and test/ in"),
-    ("test misspelt", rename("test", "tset"), ERROR, "found train/, tset/, val/"),
+    ("train missing", remove("train"), ERROR, "train holds no readable image of normal"),
+    ("test missing", remove("test"), SAID, "No test folder: 4 images of whole patients become test"),
+    ("test misspelt", rename("test", "tset"), SAID, "No test folder"),
     ("nested two deeper", move("a/b"), FINE, ""),
-    ("nested too deep", lambda root: move("a/b/c")(root).parents[1], ERROR, "No train/ and test/ in"),
-    ("class missing", remove("train/NORMAL"), ERROR, "No folder train/NORMAL; found PNEUMONIA. Add it"),
-    ("class empty", empty_class("train/NORMAL"), ERROR, "train/NORMAL holds no image"),
-    ("test class empty", empty_class("test/PNEUMONIA"), ERROR, "test/PNEUMONIA holds no image"),
+    ("nested too deep", lambda root: move("a/b/c/d")(root).parents[2], ERROR, "No train/ and test/ in"),
+    ("class missing", remove("train/NORMAL"), ERROR, "train holds no readable image of normal"),
+    ("class empty", empty_class("train/NORMAL"), ERROR, "train holds no readable image of normal. Put some there"),
+    ("test class empty", empty_class("test/PNEUMONIA"), ERROR, "test holds no readable image of pneumonia"),
     ("val class empty", empty_class("val/NORMAL"), FINE, ""),
-    ("val class missing", remove("val/NORMAL"), ERROR, "No folder val/NORMAL"),
-    ("class misspelt", rename("train/PNEUMONIA", "train/PNUEMONIA"), ERROR, "Is PNUEMONIA meant? Rename it"),
-    ("class in small letters", rename("train/NORMAL", "train/normal"), ERROR, "Is normal meant? Rename it to NORMAL"),
-    ("class unknown", lambda root: (root / "train/COVID").mkdir(), ERROR, "Folder train/COVID is no class"),
-    ("class is a file", class_is_a_file, ERROR, "No folder test/NORMAL; found PNEUMONIA"),
-    ("class is a loop", link("train/NORMAL", "NORMAL"), ERROR, "No folder train/NORMAL"),
+    ("val class missing", remove("val/NORMAL"), FINE, ""),
+    ("class misspelt", rename("train/PNEUMONIA", "train/PNUEMONIA"), ERROR, "train/PNUEMONIA/. Is pneumonia meant?"),
+    ("class in small letters", rename("train/NORMAL", "train/normal"), FINE, ""),
+    ("class unknown", picture("train/COVID/IM-0001-0001.jpeg"), ERROR, "1 images are outside of the classes"),
+    ("class unknown, empty", lambda root: (root / "train/COVID").mkdir(), FINE, ""),
+    ("class is a file", class_is_a_file, ERROR, "test holds no readable image of normal"),
+    ("class is a loop", link("train/NORMAL", "NORMAL"), ERROR, "train holds no readable image of normal"),
+    ("class holds a loop", lambda root: (root / "train/NORMAL/all").symlink_to(root), FINE, ""),
     ("class closed", closed("train/NORMAL"), ERROR, "cannot be read (Permission denied)"),
     ("root closed", closed("."), ERROR, "cannot be read (Permission denied)"),
-    ("all of a class broken", all_broken, ERROR, "At most 5% are left out"),
-    ("a small class broken", one_class_unreadable, ERROR, "holds no readable image"),
+    ("all of a class broken", all_broken, ERROR, "at most 5% are left out"),
+    ("a small class broken", one_class_unreadable, ERROR, "test holds no readable image of normal"),
     ("path not UTF-8", move(b"\xff"), ERROR, "path is not UTF-8"),
+    ("two data sets", lambda root: shutil.copytree(root, root.parent / f"{root.name}-two" / "b") and shutil.copytree(
+        root, root.parent / f"{root.name}-two" / "a").parent, ERROR, "Which one? Give its path"),
     ("zero bytes", write(FILE, b""), LISTED, "empty file (0 bytes)"),
     ("one byte", write(FILE, b"\xff"), LISTED, "not a JPEG, PNG or DICOM image"),
     ("text", write(FILE, b"This is no image.\n"), LISTED, "not a JPEG, PNG or DICOM image"),
@@ -418,11 +449,13 @@ TABLE = [
     ("a TIFF", picture("train/NORMAL/IM-0600-0001.tiff"), LISTED, "ends in .tiff; expected .jpeg"),
     ("DICOM mark alone", write(FILE, bytes(128) + b"DICM"), LISTED, ""),
     ("another file", write("train/NORMAL/notes.txt", b"x"), LISTED, "ends in .txt; expected .jpeg"),
-    ("a folder in a class", lambda root: (root / "train/NORMAL/more").mkdir(), LISTED, "a folder; images expected"),
-    ("1 x 1", picture(FILE, (1, 1)), LISTED, "1 x 1 pixels; at least 16 x 16 expected"),
-    ("20000 x 10", picture(FILE, (20000, 10)), LISTED, "20000 x 10 pixels; at least 16 x 16 expected"),
-    ("60000 x 60000", huge_png, LISTED, "broken header|60000 x 60000 pixels; at most"),
-    ("animation", animation, LISTED, "an animation of 3 frames; one image expected"),
+    ("a folder in a class", lambda root: (root / "train/NORMAL/more").mkdir(), FINE, ""),
+    ("images in it", rename("train/NORMAL", "train/more"), ERROR, "as in train/more/"),
+    ("a pipe in a class", lambda root: os.mkfifo(root / "train/NORMAL/IM-0600-0001.jpeg"), LISTED, "pipe"),
+    ("1 x 1", picture(FILE, (1, 1)), LISTED, "1 x 1 pixels; at least 16 x 16"),
+    ("20000 x 10", picture(FILE, (20000, 10)), LISTED, "20000 x 10 pixels; at least 16 x 16"),
+    ("60000 x 60000", huge_png, LISTED, "broken header|60000 x 60000 pixels; at least"),
+    ("animation", animation, LISTED, "animation of 3 frames; one image expected"),
     ("no permission", closed(FILE), LISTED, "Permission denied"),
     ("link to itself", link(FILE, Path(FILE).name), LISTED, "symbolic links"),
     ("link to nowhere", link(FILE, "not there"), LISTED, "No such file"),
@@ -434,7 +467,12 @@ TABLE = [
     ("line break in a name", picture("train/NORMAL/IM-0600-\n1.jpeg"), FINE, ""),
     ("spaces and umlauts in the path", move("Röntgen Bilder/Kinder ü"), FINE, ""),
     ("16-bit PNG", lambda root: Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(
-        root / "train/NORMAL/IM-0600-0001.png"), FINE, ""),
+        root / "train/NORMAL/IM-0600-0001.png"), SAID, "1 PNG files of 16 bits (1 look like 16 bits)"),
+    ("pneumonia by its name", picture("train/NORMAL/person9_virus_1.jpeg"), SAID, "1 images of label 0 are named as"),
+    *[(f"litter {name!r}", write(f"train/NORMAL/{name}", b"x"), FINE, "")
+      for name in ("desktop.ini", "thumbs.db", "Thumbs.db", "ehthumbs.db", "._a.jpeg", ".DS_Store", "Icon\r")],
+    *[(f"litter {name}/", write(f"{where}/{name}/x.jpeg", b"x"), FINE, "")
+      for name in ("@eaDir", ".ipynb_checkpoints", "__MACOSX", "masks") for where in ("train", "train/NORMAL")],
     ("CMYK", picture(FILE, mode="CMYK"), FINE, ""),
     ("palette", picture("train/NORMAL/IM-0600-0001.png", mode="P"), FINE, ""),
     ("black and white", picture("train/NORMAL/IM-0600-0001.png", mode="1"), FINE, ""),
@@ -448,10 +486,11 @@ TABLE = [
 
 
 @pytest.fixture
-def good():
+def good(monkeypatch):
     """A good folder of 30 images. Not below pytest's own folder, which another user (see `rights_of`) cannot enter."""
     root = Path(tempfile.mkdtemp(prefix="xrays-good-"))
     root.chmod(0o755)
+    monkeypatch.setenv("XRAYS_CACHE", str(root / "cache"))
     yield make_tree(root / "data", {"train": 10, "test": 4, "val": 1})
     rights_of(USER)
     shutil.rmtree(root, ignore_errors=True)
@@ -466,6 +505,7 @@ def check_spoilt(root, spoil, outcome, words):
             load_index(path)
         rights_of(USER)
         assert words in str(error.value)
+        assert "delete" not in str(error.value).lower()
         return
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -475,6 +515,7 @@ def check_spoilt(root, spoil, outcome, words):
     assert len(index.attrs["unreadable"]) == (outcome == LISTED), index.attrs["unreadable"]
     if outcome == LISTED:
         assert "They are left out" in said
+        assert "delete" not in said.lower()
         said = next(iter(index.attrs["unreadable"].values()))
     assert (said == "") == (outcome == FINE), said
     assert any(word in said for word in words.split("|")), said
@@ -483,7 +524,7 @@ def check_spoilt(root, spoil, outcome, words):
     assert images.reshape(len(images), -1).max(axis=1).min() > 0  # no image came out black
 
 
-def test_bad_input(good, cache):
+def test_bad_input(good):
     """Never a bare stack trace, never silence."""
     failed = {}
     for number, (name, spoil, outcome, words) in enumerate(TABLE):
@@ -498,12 +539,49 @@ def test_bad_input(good, cache):
     assert not failed, "\n".join(f"{name}: {error}" for name, error in failed.items())
 
 
-def test_broken_inside_is_said_when_decoded(good, cache):
+def damage(path):
+    """Make a hole in the middle of an image file, which can be decoded still."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(300) + content[middle + 300 :])
+
+
+def test_damaged_images_are_left_out_kept_or_an_error(good, monkeypatch):
+    name = "train/NORMAL/IM-0600-0001.jpeg"
+    save(good / name, size=(200, 200))
+    whole = load_index(good)
+    damage(good / name)
+    with pytest.warns(DataWarning, match=r"1 of 31 files are unreadable or damaged \(train/NORMAL/IM-0600.*They are"):
+        index = load_index(good)
+    assert len(index) == 30
+    reason = index.attrs["damaged"][name]
+    assert reason.startswith("damaged: Corrupt JPEG data")
+    assert index.attrs["unreadable"] == {name: reason}
+    pd.testing.assert_frame_equal(index, whole[whole["name"] != name].reset_index(drop=True))
+    assert len(load_images(index, 32)) == 30
+    with pytest.warns(DataWarning, match="0 are left out"):
+        kept = load_index(good, on_damage="keep")
+    assert len(kept) == 31
+    assert kept.attrs == {"unreadable": {}, "damaged": {name: reason}}
+    assert len(load_images(kept, 32)) == 31
+    monkeypatch.setenv("XRAYS_ON_DAMAGE", '"error"')
+    with pytest.raises(DataError, match=r"IM-0600-0001.jpeg: damaged: .*on_damage=\"leave out\""):
+        load_index(good)
+    with pytest.raises(ValueError, match='"error", "leave out" or "keep"'):
+        load_index(good, on_damage="ignore")
+    monkeypatch.delenv("XRAYS_ON_DAMAGE")
+    shutil.copy(whole["path"].iloc[0], good / name)  # repaired: nothing is remembered of the damage
+    assert load_index(good).attrs == {"unreadable": {}, "damaged": {}}
+
+
+def test_an_image_that_breaks_after_indexing_is_said_when_decoded(good, monkeypatch):
     png = good / "train/NORMAL/IM-0600-0001.png"
     save(png)
     content = bytearray(png.read_bytes())
     content[len(content) // 2] ^= 0xFF
     png.write_bytes(content)
+    monkeypatch.setattr(Image.Image, "verify", lambda image: None)  # so that nothing is heard before
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.verify", lambda image: None)
     index = load_index(good)
     with pytest.raises(DataError, match=r"1 of 31 images .* decoded: train/NORMAL/IM-0600") as error:
         load_images(index, 32)
@@ -514,11 +592,212 @@ def test_broken_inside_is_said_when_decoded(good, cache):
     assert len(load_images(scope["index"], 32)) == 30
 
 
-def test_more_than_five_percent_unreadable_is_an_error(good):
+def test_more_than_five_percent_unreadable_is_an_error_until_one_chooses(good):
     for i in range(3):
         (good / f"train/NORMAL/IM-050{i}-0001.jpeg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"3 of 30 files are unreadable .*At most 5% are left out"):
+    with pytest.raises(DataError, match=r"3 of 30 files are unreadable .*at most 5% are left out"):
         load_index(good)
+    with pytest.warns(DataWarning, match="3 of 30 files"):
+        assert len(load_index(good, on_damage="leave out")) == 27
+
+
+# ---------------------------------------------------------------------------------------- what other collections do
+def filled(root, splits=("train", "test"), classes=("NORMAL", "PNEUMONIA"), inside="", n=8):
+    """A tree of other names: eight images of four patients in each folder."""
+    for split in splits:
+        for label, name in enumerate(classes):
+            for i in range(n):
+                person = 100 * len(split) + i // 2
+                file = f"person{person}_virus_{i}.png" if label else f"IM-{person:04d}-{i:04d}.png"
+                save(root / split / name / inside / file)
+    return root
+
+
+def test_trees_as_people_have_them(tmp_path):
+    """Each way to name and nest the same images gives the same labels and folders; a missing part is cut and said."""
+    nfd = "Lungenentzu\u0308ndung"
+    shapes = {
+        "lower case": ({"classes": ("normal", "pneumonia")}, None),
+        "as on a Mac": ({"classes": ("Normal", nfd)}, {"normal": 0, "Lungenentz\u00fcndung": 1}),
+        "typed on a Mac": ({"classes": ("Normal", "Lungenentz\u00fcndung")}, f"normal=0,{nfd}=1"),
+        "numbers": ({"classes": ("0", "1")}, "0=0,1=1"),
+        "three words": ({"classes": ("No Finding", "Viral Pneumonia")}, " no finding =0, viral pneumonia = 1"),
+        "training": ({"splits": ("training", "testing")}, None),
+        "Train": ({"splits": ("Train", "TEST")}, None),
+        "folders in the classes": ({"inside": "images"}, None),
+        "deeper": ({"inside": "export/2026"}, None),
+    }
+    expected = {("test", 0): 8, ("test", 1): 8, ("train", 0): 8, ("train", 1): 8}
+    for name, (shape, classes) in shapes.items():
+        filled(tmp_path / name / "data" / "chest", **shape)
+        for above in (tmp_path / name, tmp_path / name / "data" / "chest"):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                index = load_index(above, classes)
+            assert index.groupby(["split", "label"]).size().to_dict() == expected, name
+            assert [str(w.message) for w in said if "share their file name" not in str(w.message)] == [], name
+            assert index["patient"].nunique() == 16 if "ing" not in name else 8
+    for splits in (("train",), ("train", "valid"), ("training", "validation"), ("",)):
+        root = filled(tmp_path / f"cut {splits}", splits, n=40)
+        with pytest.warns(DataWarning, match=r"No test folder: \d+ images of whole patients become test"):
+            index, again = load_index(root), load_index(root)
+        pd.testing.assert_frame_equal(index, again)
+        test, train = (index[index["split"] == split] for split in ("test", "train"))
+        assert len(test) + len(train) == 80 * len(splits)
+        assert 0.1 < len(test) / len(index) < 0.2
+        assert not set(test["patient"]) & set(train["patient"])
+        assert test["label"].mean() == 0.5
+    root = filled(tmp_path / "linked")
+    for split in ("train", "test"):
+        (root / split / "NORMAL").rename(tmp_path / split)
+        (root / split / "NORMAL").symlink_to(tmp_path / split)
+    assert counts(load_index(root)) == [16, 16, 0]
+    root = filled(tmp_path / "class first", ("NORMAL", "PNEUMONIA"), ("train", "test"))
+    assert load_index(root).groupby(["split", "label"]).size().to_dict() == expected
+
+
+def test_names_that_say_nothing_of_patients(tmp_path):
+    """One number for everybody, or each image its own: a warning with the way out, and no empty validation."""
+    number = iter(range(10**6))
+    names = {
+        "a viewer": lambda label, i: f"IM-0001-{next(number):04d}.jpeg",
+        "a bulk rename": lambda label, i: f"{('IM-1', 'person1')[label]} ({next(number)}).jpeg",
+        "most of one class": lambda label, i: f"person{i % 2 * i * label}_{next(number)}.jpeg",
+        "numbers": lambda label, i: f"{next(number):08d}_000.png",
+        "counted in each folder": lambda label, i: f"{i}.png",
+    }
+    for name, file in names.items():
+        for split in ("train", "test"):
+            for label in (0, 1):
+                for i in range(20):
+                    save(tmp_path / name / split / ("NORMAL", "PNEUMONIA")[label] / file(label, i))
+        with pytest.warns(DataWarning, match=r"say no patient.*each image counts as a patient of its own.*own-data"):
+            index = load_index(tmp_path / name)
+        assert index["patient"].is_unique
+        part = split_index(index)["part"]
+        assert part.value_counts().to_dict() == {"train": 34, "test": 40, "validation": 6}
+    for split in ("train", "test"):
+        for label in (0, 1):
+            for _ in range(20):
+                save(tmp_path / "own" / split / ("NORMAL", "PNEUMONIA")[label] / f"person{next(number)}.jpeg")
+    with pytest.warns(DataWarning, match="as many patients as images"):
+        load_index(tmp_path / "own")
+
+
+def test_a_table_instead_of_folders(tmp_path):
+    images = [save(tmp_path / "set" / "images" / f"{i:03d}.png") or f"images/{i:03d}.png" for i in range(40)]
+    table = pd.DataFrame({"path": images, "label": [0, 1] * 20, "patient": [f"p{i // 4}" for i in range(40)]})
+    file = tmp_path / "set" / "index.csv"
+    table.to_csv(file, index=False)
+    with pytest.warns(DataWarning, match="No test folder: 4 images"):
+        index = load_index(tmp_path / "set")
+    for folder in ("set/images", ""):  # beside or above
+        pd.testing.assert_frame_equal(load_index(tmp_path / folder), index)
+        assert open_data(tmp_path / folder).folder == tmp_path / "set"
+    assert index["name"].tolist() == images
+    assert index["label"].tolist() == table["label"].tolist()
+    assert index["patient"].tolist() == table["patient"].tolist()
+    assert not set(index["patient"][index["split"] == "test"]) & set(index["patient"][index["split"] == "train"])
+    assert set(index["cause"]) == {"normal", "unknown"}
+    splits = ["Training", "validation"] + ["train"] * 18 + ["TEST"] * 20
+    full = table.assign(split=splits, cause="bacteria", label=["Sain", "malade"] * 20)
+    full.rename(columns=str.upper).to_csv(file, index=False, sep=";", encoding="utf-8-sig")  # as a French Excel does
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index = load_index(tmp_path / "set", "sain=0,malade=1")
+    assert counts(index) == [19, 20, 1]
+    assert index["cause"].tolist() == ["normal", "bacteria"] * 20
+    file.write_text("path,label\nimages/000.png,0\nimages/001.png,2\n")
+    wrong = {
+        "path,label\nimages/000.png,0\nimages/001.png,2\n": "line 3: images/001.png, 2",
+        "path,label\nimages/000.png,0\nimages/000.png,1\n": "line 3: images/000.png, 1",
+        "path,label,split\nimages/000.png,0,later\n": "line 2: images/000.png, 0, later",
+        "file,label\nimages/000.png,0\n": "cannot be read as a table with columns path and label",
+        "": "cannot be read as a table",
+        "path,label\nnot there.png,0\nimages/001.png,1\n": "not there.png: No such file",
+        "path,label\n../../x,0\nimages/001.png,1\n": "x: No such file",
+    }
+    for text, words in wrong.items():
+        file.write_text(text)
+        with pytest.raises(DataError) as error:
+            load_index(tmp_path / "set")
+        assert words in str(error.value)
+
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "own-data.md"
+
+
+def collection(name, root):
+    """A made-up tree of a published collection's shape; what a program of ten lines must make of it."""
+    if name == "NIH ChestX-ray14":
+        findings = ["No Finding", "Pneumonia", "Edema|Pneumonia", "Hernia", "No Finding", "Pneumonia"] * 4
+        files = [f"{i // 2:08d}_{i % 2:03d}.png" for i in range(24)]
+        for i, file in enumerate(files[:20]):  # of twelve archives somebody has fetched ten
+            save(root / f"images_{1 + i // 10:03d}" / "images" / file)
+        table = {"Image Index": files, "Finding Labels": findings, "Patient ID": [i // 2 for i in range(24)]}
+        pd.DataFrame(table).to_csv(root / "Data_Entry_2017.csv", index=False)
+        return 17, sum("Pneumonia" in finding for finding in findings[:20]), 10
+    if name == "Shenzhen":
+        for i in range(20):
+            save(root / "CXR_png" / f"CHNCXR_{i:04d}_{i % 2}.png")
+        return 20, 10, 20
+    if name == "RSNA Pneumonia Detection Challenge":
+        for i in range(20):
+            save(root / "stage_2_train_images" / f"{i:04x}-a1b2.dcm", format="PNG")
+        names = [f"{i:04x}-a1b2" for i in range(20) for _ in range(1 + i % 2)]
+        rows = {"patientId": names, "x": 1.0, "Target": [int(int(name[:4], 16) % 2) for name in names]}
+        pd.DataFrame(rows).to_csv(root / "stage_2_train_labels.csv", index=False)
+        return 20, 10, 20
+    for folder in ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"):
+        for i in range(10):
+            for kind in ("images", "masks"):
+                save(root / folder / kind / f"{folder}-{i + 1}.png")
+    return 20, 10, 20
+
+
+def test_the_programs_that_write_a_table(tmp_path, monkeypatch):
+    """Each of docs/own-data.md is run in a made-up tree of its collection's shape."""
+    programs = dict(re.findall(r"^### (.+?)\n.*?```python\n(.+?)```", DOCS.read_text(), re.DOTALL | re.MULTILINE))
+    assert len(programs) == 4
+    for name, program in programs.items():
+        root = tmp_path / name
+        expected = collection(name, root)
+        assert len([line for line in program.splitlines() if line and "import" not in line]) <= 10
+        with pytest.raises(DataError, match=r"(own-data\.md|outside of the classes)"):
+            load_index(root)
+        with monkeypatch.context() as patch:
+            patch.chdir(root)
+            exec(program, {})
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            index = load_index(root)
+        assert (len(index), index["label"].sum(), index["patient"].nunique()) == expected, name
+        assert ["No test folder" in str(w.message) for w in said] == [True], [str(w.message) for w in said]
+
+
+def test_one_depth_for_a_folder(tmp_path):
+    """A burnt-in mark must not darken the films that have it, nor a dark film be read with another depth."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in (0, 1):
+            for i in range(10):
+                values = rng.integers(500, 3500, (40, 40), dtype=np.uint16)
+                values[2:4, 2:4] = 65535 if label else 3000
+                person = 100 * len(split) + i // 2
+                file = f"person{person}_virus_{i}.png" if label else f"IM-{person:04d}-{i:04d}.png"
+                (tmp_path / split / ("NORMAL", "PNEUMONIA")[label]).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(tmp_path / split / ("NORMAL", "PNEUMONIA")[label] / file)
+    with pytest.warns(DataWarning, match=r"40 PNG files of 16 bits \(40 look like 12 bits\): all are read as 12 bits"):
+        index = load_index(tmp_path)
+    images = load_images(index, 40, channels=1, interpolation="nearest")
+    for label in (0, 1):
+        assert images[(index["label"] == label).to_numpy()][:, 5:].mean() == pytest.approx(125, abs=2)
+    dark = Path(index["path"].iloc[0])
+    Image.fromarray((values // 8).astype(np.uint16)).save(dark)
+    with pytest.warns(DataWarning, match=r"\(39 look like 12 bits, 1 look like 10 bits\): all are read as 12 bits"):
+        index = load_index(tmp_path)
+    assert set(index["mode"]) == {"I;12"}
+    assert load_images(index, 40, channels=1)[0].mean() == pytest.approx(125 / 8, abs=3)
 
 
 def test_bad_settings_and_an_image_that_went_away(tree, cache):
@@ -583,7 +862,7 @@ def test_split_is_right_for_any_index(index, fraction, seed, protocol, random):
     if protocol == "report":
         for label in (0, 1):
             rows = split[(split["split"] == "test") & (split["label"] == label)].sort_values("name")
-            count = int(len(rows) * fraction)
+            count = max(1, int(len(rows) * fraction)) if len(rows) else 0
             assert (rows["part"] == "validation").tolist() == [True] * count + [False] * (len(rows) - count)
         return
     # No patient is on two sides, and each stratum is split in proportion, to the patient.
@@ -638,6 +917,19 @@ def test_count_patients_by_both_readings():
     assert table["shared"].to_dict() == {"coarse": 1, "fine": 0}
 
 
+def test_few_images_make_small_parts_or_an_error_in_words(tmp_path):
+    for n, too_few in {1: True, 2: False, 6: False}.items():
+        index = load_index(filled(tmp_path / str(n), n=2 * n))
+        index = index[index.groupby(["split", "label"]).cumcount() < max(n, 2 * (n < 2) - 1)]
+        for protocol in ("report", "patient") if n > 2 else ("report",):
+            split = split_index(index, protocol)
+            if too_few:
+                with pytest.raises(DataError, match=r"no image for test: 4 images are too few to be split"):
+                    data.load_parts(split, 16)
+            else:
+                assert min(len(labels) for labels in data.load_parts(split, 16)[1].values()) > 0
+
+
 def test_phantom_from_wish_to_parts(phantom_root, cache):
     index = load_index(phantom_root)
     assert counts(index) == [60, 30, 8]
@@ -646,38 +938,3 @@ def test_phantom_from_wish_to_parts(phantom_root, cache):
     assert len(images["test"]) == 30
     assert len(images["train"]) + len(images["validation"]) == 60
     assert 0 < labels["validation"].mean() < 1
-
-
-# ------------------------------------------------------------------------------------------------ the most alike
-def test_nearest_image_of_a_copy_is_its_original(cache, tmp_path):
-    """Copies that were brightened, shrunk and recompressed are found; what is unrelated does not look like them."""
-    root, rng, pairs = tmp_path / "copied", np.random.default_rng(0), {}
-    for split, n in {"train": 14, "test": 6}.items():
-        for i in range(n):
-            for name in (f"NORMAL/IM-{len(split)}{i:03d}-0001.jpeg", f"PNEUMONIA/person{len(split)}{i}_virus_1.jpeg"):
-                (root / split / name).parent.mkdir(parents=True, exist_ok=True)
-                small = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
-                small.resize((400, 300)).save(root / split / name, quality=80)
-    for path in sorted((root / "train/NORMAL").iterdir())[:5]:
-        copy = root / "test/NORMAL" / f"IM-9{path.name[3:]}"
-        image = Image.open(path).resize((200, 150)).point(lambda value: 40 + 0.7 * value)
-        image.save(copy, quality=50)
-        pairs[f"test/NORMAL/{copy.name}"] = f"train/NORMAL/{path.name}"
-    index = load_index(root)
-    found = data.find_nearest(index)
-    assert found.index.equals(index.index)
-    assert (found["name"] != found["nearest"]).all()
-    by_name = found.set_index("name")
-    assert {name: by_name.loc[name, "nearest"] for name in pairs} == pairs
-    likeness = by_name["correlation"]
-    assert likeness[list(pairs)].min() > 0.99
-    assert likeness.drop([*pairs, *pairs.values()]).max() < 0.6
-    across = data.find_nearest(index[index["split"] == "test"], index[index["split"] == "train"])
-    assert across.set_index("name").loc[list(pairs), "nearest"].to_dict() == pairs
-    assert across["nearest"].str.startswith("train/").all()
-    # By hand: the correlation of the small copies.
-    small = {name: image.ravel() for name, image in zip(index["name"], load_images(index, 32, channels=1), strict=True)}
-    for name, nearest, correlation in across.itertuples(index=False):
-        assert correlation == pytest.approx(np.corrcoef(small[name], small[nearest])[0, 1], abs=1e-5)
-    with pytest.raises(ValueError, match="expected one more"):
-        data.find_nearest(index.iloc[:1])

@@ -1,10 +1,15 @@
 """Maps with known answers: models made by hand that look at one place, and checks that must notice what is wrong."""
 
+import ast
+from types import SimpleNamespace
+
+import nbformat
 import numpy as np
 import pytest
 
+from tools.lessons import ROOT
 from xrayhelpers import explain, models
-from xrayhelpers._keras import keras
+from xrayhelpers._keras import keras, tf
 
 SIZE = 16
 
@@ -118,83 +123,114 @@ def test_a_model_without_a_score_at_its_end_is_refused():
         explain.before_sigmoid(model)
 
 
-# ---- occlusion
+# ---- what lesson 8 writes in the open
+@pytest.fixture(scope="module")
+def lesson():
+    """The functions of lesson 8."""
+    cells = nbformat.read(ROOT / "notebooks" / "08_shortcuts.ipynb", as_version=4).cells
+    body = [node for cell in cells if cell.cell_type == "code" for node in ast.parse(cell.source).body]
+    body = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    names = {}
+    exec(compile(ast.Module(body, []), "08_shortcuts", "exec"), names)
+    return SimpleNamespace(**names)
 
 
-def test_occlusion_by_hand():
-    """A dark image with a bright corner: a patch of 4 on it lowers the mean of the corner by what it covers."""
+def test_the_lessons_grad_cam_is_the_packages(lesson, images):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    network = models.report_cnn(32, units=8)
+    np.testing.assert_allclose(lesson.our_grad_cam(network, pixels), explain.grad_cam(network, pixels), atol=1e-5)
+    for weights in ([3, -1], [1, -1]):  # the second has no heat at all
+        network = handmade([1, 2], weights)
+        np.testing.assert_allclose(lesson.our_grad_cam(network, images), explain.grad_cam(network, images), atol=1e-5)
+
+
+def test_grad_cam_agrees_with_an_independent_library():
+    """tf-keras-vis, before it enlarges: it uses splines where we interpolate linearly."""
+    from tf_keras_vis.gradcam import Gradcam
+
+    pixels = np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+    for network, layer in (
+        (models.report_cnn(32, units=8, seed=3), "conv2"),
+        (models.report_vgg16(32, units=8, weights=None), "block5_conv3"),
+    ):
+        inner = explain.before_sigmoid(network)
+        how = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False, "expand_cam": False}
+        cam = Gradcam(inner, clone=False)(lambda odds: odds[:, 0], pixels, normalize_cam=False, **how)
+        theirs = tf.image.resize(np.maximum(cam, 0)[..., None], (32, 32))[..., 0].numpy()
+        theirs /= np.maximum(theirs.max(axis=(1, 2), keepdims=True), 1e-12)
+        ours = explain.grad_cam(network, pixels)
+        assert ours.max() == 1
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_occlusion_by_hand(lesson):
+    """A dark image with a bright corner: a patch on it lowers the sum of the corner by what it covers."""
     image = np.zeros((2, SIZE, SIZE, 1))
     image[:, :4, :4] = 16  # its mean is 1
-    maps = explain.occlusion(lambda x: x[:, :4, :4].sum(axis=(1, 2, 3)), image, patch=4, stride=4)
+    read = lambda x: x[:, :4, :4].sum(axis=(1, 2, 3))  # noqa: E731
     expected = np.zeros((SIZE, SIZE))
     expected[:4, :4] = 16 * 15
-    np.testing.assert_allclose(maps, [expected] * 2)
-    assert maps.dtype == np.float32
+    np.testing.assert_allclose(lesson.occlude(read, image, 4, 4), [expected] * 2)
     assert image[0, 0, 0] == 16
-
-
-def test_occlusion_averages_over_the_patches_that_cover_a_pixel():
-    image = np.zeros((1, SIZE, SIZE, 1))
-    image[:, :4, :4] = 16
-    maps = explain.occlusion(lambda x: x[:, :4, :4].sum(axis=(1, 2, 3)), image, patch=4, stride=2)[0] / 15
-    assert maps[0, 0] == pytest.approx(16)  # one patch covers it
-    assert maps[0, 2] == pytest.approx((16 + 8) / 2)  # and the one two pixels further to the right
-    assert maps[2, 2] == pytest.approx((16 + 8 + 8 + 4) / 4)
-    assert maps[4, 4] == pytest.approx((4 + 0 + 0 + 0) / 4)
+    maps = lesson.occlude(read, image, 4, 2)[0] / 15
+    # The mean over the patches that cover a pixel: one at the corner, two beside it, four further in.
+    assert [maps[0, 0], maps[0, 2], maps[2, 2]] == pytest.approx([16, (16 + 8) / 2, (16 + 8 + 8 + 4) / 4])
     assert (maps[6:] == 0).all()
 
 
-def test_occlusion_of_the_corner_reader_has_its_heat_in_the_corner(images):
+def test_occlusion_of_the_corner_reader_has_its_heat_in_the_corner(images, lesson):
     model = explain.before_sigmoid(corner_reader())
     mask = np.zeros((SIZE, SIZE), bool)
     mask[:4, :4] = True
-    bright = images + 5 * mask[..., None]
-    maps = explain.occlusion(lambda x: np.asarray(model(x)), bright, patch=4, stride=4)
+    maps = lesson.occlude(lambda x: np.asarray(model(x))[:, 0], images + 5 * mask[..., None], 4, 4)
     found = explain.heat_on_mask(maps, [mask] * len(images))
     assert found["heat"].min() > 0.9999
     assert found["hit"].tolist() == [1] * 5
 
 
-def test_occlusion_reaches_every_border():
-    image = np.zeros((1, 10, 13, 1), np.uint8)
-    image[0, -1, -1] = 130
-    maps = explain.occlusion(lambda x: x[:, -1, -1, 0].astype(float), image, patch=4, stride=3)
-    assert maps[0, -1, -1] == 129  # the mean is 130 / 130
-    assert (maps[0, :6] == 0).all()
-    assert (maps[0, :, :9] == 0).all()
+def test_occlusion_reaches_every_border(lesson):
+    image = np.zeros((1, 13, 13, 1), np.uint8)
+    image[0, -1, -1] = 169
+    maps = lesson.occlude(lambda x: x[:, -1, -1, 0].astype(float), image, 4, 3)
+    assert maps[0, -1, -1] == 168  # the mean is 169 / 169
+    assert (maps[0, :9] == 0).all()
 
 
-def test_occlusion_refuses_patches_that_leave_gaps(images):
-    for wrong in ({"patch": 17}, {"stride": 9}, {"stride": 0}):
-        with pytest.raises(ValueError, match="expected 1 <= stride <= patch"):
-            explain.occlusion(lambda x: x.sum(axis=(1, 2, 3)), images, **wrong)
+def test_agreement_of_maps(lesson):
+    maps = np.random.default_rng(0).random((4, SIZE, SIZE))
+    assert lesson.agreement(maps, maps**3) == pytest.approx(1)  # ranks alone count
+    assert lesson.agreement(maps, -maps) == pytest.approx(-1)
+    assert abs(lesson.agreement(maps, np.random.default_rng(1).random(maps.shape))) < 0.1
+    blank = maps * np.array([0, 1, 1, 1])[:, None, None]
+    assert lesson.agreement(maps, blank) == pytest.approx(3 / 4)  # unrelated
+    assert lesson.agreement(blank, maps) == pytest.approx(1)  # there was nothing to keep
+    assert lesson.agreement(0 * maps, maps) == 0
+
+
+def test_interval_over_draws_holds_the_true_mean(lesson):
+    """Ten draws each, even or heaped at both ends as agreements are: about 95 % of the intervals hold the mean."""
+    rng = np.random.default_rng(0)
+    for name, draws in {"even": rng.random((2000, 10)), "both ends": rng.beta(0.5, 0.5, (2000, 10))}.items():
+        low, high = np.transpose([lesson.interval(ten) for ten in draws])
+        held = ((low < 0.5) & (high > 0.5)).mean()
+        assert 0.92 <= held <= 0.98, (name, held)
+    assert lesson.interval([0.0, 1.0]) == pytest.approx((0.5 - 6.353, 0.5 + 6.353), abs=0.001)  # t = 12.706, 1 degree
+
+
+def test_forgetting_draws_all_weights_with_their_spread(lesson):
+    """Also not those that the network started from, although its layers know their seeds."""
+    network = models.report_cnn(16, units=8, seed=3)
+    before = [array.copy() for array in network.get_weights()]
+    one, same, other = (lesson.forget(network, draw).get_weights() for draw in (0, 0, 1))
+    for kept, a, b, c in zip(before, one, same, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        if kept.ndim > 1:
+            assert a.std() == pytest.approx(kept.std(), rel=0.5)
+            assert max(abs(np.corrcoef(a.ravel(), x.ravel())[0, 1]) for x in (kept, c)) < 0.9
+    assert all(np.array_equal(a, b) for a, b in zip(before, network.get_weights(), strict=True))
 
 
 # ---- what the maps are worth
-
-
-def test_sanity_check_forgets_from_the_output_down(monkeypatch):
-    """Also not the weights that the model started from come back, although the layers know their seeds."""
-    model = models.report_cnn(16, units=8, seed=3)
-    seen = []
-
-    def keep(model, images):
-        seen.append(model.get_weights())
-        return np.random.default_rng(len(seen)).random((3, 16, 16))
-
-    def check(seed=0):
-        seen.clear()
-        explain.sanity_check(model, np.zeros((3, 16, 16, 3)), seed=seed)
-        return list(seen)
-
-    monkeypatch.setattr(explain, "grad_cam", keep)
-    before = [array.copy() for array in model.get_weights()]
-    _, *steps = check()  # the first maps are the trained model's
-    kept = [[np.array_equal(a, b) for a, b in zip(before[::2], step[::2], strict=True)] for step in steps]
-    assert kept == [[True] * (4 - lost) + [False] * lost for lost in range(5)]
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    np.testing.assert_array_equal(steps[-1][0], check()[-1][0])
-    assert not np.array_equal(steps[-1][0], check(seed=1)[-1][0])
 
 
 @pytest.fixture(scope="module")
@@ -213,37 +249,20 @@ def trained():
     return model, images[labels == 1][:30], masks[labels == 1][:30]
 
 
-def test_sanity_check_of_grad_cam(trained):
+def test_maps_of_a_network_that_learned_change_when_it_forgets(trained, lesson):
+    """And an edge detector, which looks like an explanation and is none, does not."""
     model, images, _ = trained
-    table = explain.sanity_check(model, images)
-    assert table.index.tolist() == ["nothing", "pneumonia", "dense", "conv2", "conv1"]
-    assert table.loc["nothing", ["value", "low", "high"]].tolist() == pytest.approx([1, 1, 1])
-    assert table["blank"].between(0, 1).all()
-    assert abs(table.loc["conv1", "value"]) < 0.5
+    maps = explain.grad_cam(model, images)
+    found = [lesson.agreement(maps, explain.grad_cam(lesson.forget(model, draw), images)) for draw in range(10)]
+    assert lesson.interval(found)[1] < 0.7
+    edges = [np.abs(np.gradient(images[..., 0], axis=2)) for _ in range(2)]
+    assert lesson.agreement(*edges) == pytest.approx(1)
 
 
-def test_sanity_check_catches_a_map_that_does_not_look_at_the_model(trained, monkeypatch):
-    """An edge detector looks like an explanation and is none: it stays the same for a model that knows nothing."""
-    model, images, _ = trained
-    monkeypatch.setattr(explain, "grad_cam", lambda _, images: np.abs(np.gradient(images[..., 0], axis=2)))
-    table = explain.sanity_check(model, images)
-    np.testing.assert_allclose(table["value"], 1)
-    assert table["blank"].tolist() == [0] * 5
-
-
-def test_sanity_check_counts_blank_maps(trained, monkeypatch):
-    model, images, _ = trained
-    half = (np.arange(len(images)) % 2)[:, None, None]
-    monkeypatch.setattr(explain, "grad_cam", lambda _, images: images[..., 0] * half)
-    assert explain.sanity_check(model, images)["blank"].tolist() == [0.5] * 5
-    monkeypatch.setattr(explain, "grad_cam", lambda _, images: 0 * images[..., 0])
-    assert explain.sanity_check(model, images)["value"].isna().all()
-
-
-def test_a_model_that_looks_at_the_square_has_its_heat_there(trained):
+def test_a_model_that_looks_at_the_square_has_its_heat_there(trained, lesson):
     model, images, masks = trained
     log_odds = explain.before_sigmoid(model)
-    maps = explain.occlusion(lambda x: np.asarray(log_odds(x)), images, patch=4, stride=2)
+    maps = lesson.occlude(lambda x: np.asarray(log_odds(x))[:, 0], images, 4, 2)
     found = explain.heat_on_mask(maps, masks)
     assert found["heat"].mean() > 2 * found["area"].mean()
     assert found["hit"].mean() > 0.5

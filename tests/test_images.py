@@ -1,7 +1,13 @@
 """Any file of a hospital or a web page: which pixels it gives, or the words with which it is refused."""
 
 import faulthandler
+import io
+import os
+import struct
+import subprocess
+import sys
 import warnings
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +18,7 @@ import pytest
 from PIL import Image
 
 from xrayhelpers import _images
-from xrayhelpers._images import UnreadableError, read_header, read_image, read_resized
+from xrayhelpers._images import UnreadableError, inspect, read_image, read_resized
 from xrayhelpers._machine import cores
 
 ORIGINALS = Path(__file__).resolve().parents[2] / "shared" / "data" / "chest_xray_originals"
@@ -21,6 +27,10 @@ RAMP = np.tile(np.arange(256, dtype=np.uint16), (32, 1))
 
 def grey(values):
     return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
+def header(path):
+    return tuple(inspect(path)[name] for name in ("width", "height", "mode"))
 
 
 def originals(every):
@@ -72,12 +82,53 @@ def test_area_is_the_average_and_only_it_decodes_reduced(noisy, monkeypatch):
 
 
 # ----------------------------------------------------------------------------------------------- kinds of files
+def film(height=120, width=150):
+    """A chest-like gray picture, 0 to 255, with noise."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    lungs = sum(np.exp(-(((x - side) / 0.25) ** 2) - (y / 0.55) ** 2) for side in (-0.45, 0.45))
+    noise = np.random.default_rng(0).normal(0, 8, x.shape)
+    return (40 + 200 * np.exp(-(x**2)) - 130 * lungs + noise).clip(0, 255).astype(np.uint8)
+
+
+def png16(path, values):
+    """Write gray (height x width), gray with alpha, RGB or RGBA (last axis 2, 3 or 4) with 16 bits."""
+    height, width, color = *values.shape[:2], {1: 0, 2: 4, 3: 2, 4: 6}[values[0, 0].size]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)}
+    chunks |= {b"IDAT": zlib.compress(rows), b"IEND": b""}
+    sums = {kind: struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks.items()}
+    body = b"".join(struct.pack(">I", len(part)) + kind + part + sums[kind] for kind, part in chunks.items())
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
 def test_png_depths(tmp_path):
     path = tmp_path / "a.png"
     for values in (RAMP.astype(np.uint8), RAMP * 256, RAMP * 16):  # 8 bits, 16 bits, 12 bits in 16
         Image.fromarray(values).save(path)
         np.testing.assert_array_equal(read_image(path), grey(RAMP))
         np.testing.assert_array_equal(read_image(path, channels=1)[..., 0], RAMP)
+
+
+def test_one_film_is_one_picture_in_every_depth(tmp_path):
+    expected, path = film(), tmp_path / "a.png"
+    for bits in (8, 10, 12, 14, 16):
+        deep = (expected / 255 * (2**bits - 1)).round().astype(np.uint16)
+        marked, opaque = deep.copy(), np.full_like(deep, 65535)
+        marked[2:6, 2:6] = 65535  # a side marker, burnt in
+        kinds = {"gray": deep, "marked": marked, "alpha": np.dstack([deep, opaque]), "color": np.dstack([deep] * 3)}
+        kinds["color, alpha"] = np.dstack([deep, deep, deep, opaque])
+        for kind, values in kinds.items():
+            png16(path, values)
+            mode = inspect(path)["mode"]
+            assert mode == f"{'RGB' if 'color' in kind else 'I'};{bits}"
+            for how in ("", mode):
+                found = read_image(path, 1, how)[..., 0].astype(int)
+                assert np.abs(found - expected).mean() < 0.5, (bits, kind)
+                assert (kind == "marked") <= (found[3, 3] == 255)
+        one_more = deep.copy()
+        one_more[0, 0] = min(2**bits, 65535)
+        assert np.abs(read_image(png16(path, one_more), 1)[1:, :, 0] - expected[1:].astype(int)).mean() < 0.5
 
 
 def test_exif_rotated_comes_upright(tmp_path):
@@ -100,7 +151,7 @@ def test_exif_rotated_comes_upright(tmp_path):
         found = read_image(path, channels=1)[..., 0]
         assert found.shape == (32, 48)
         assert np.abs(found.astype(int) - upright).mean() < 3, orientation
-        assert read_header(path)[:2] == (48, 32)
+        assert header(path)[:2] == (48, 32)
 
 
 def test_modes(tmp_path):
@@ -113,7 +164,7 @@ def test_modes(tmp_path):
             assert np.abs(found - black_and_white[..., :channels]).mean() < 4, mode
             for interpolation in _images.INTERPOLATIONS:
                 assert read_resized(path, 16, channels, interpolation).shape == (16, 16, channels)
-        assert read_header(path)[:2] == (256, 32)
+        assert header(path)[:2] == (256, 32)
 
 
 def dicom(path, values, bits=16, photometric="MONOCHROME2", **tags):
@@ -128,15 +179,25 @@ def dicom(path, values, bits=16, photometric="MONOCHROME2", **tags):
     data.SamplesPerPixel, data.PlanarConfiguration = (3, 0) if values.ndim == 3 else (1, 0)
     data.BitsAllocated, data.BitsStored, data.HighBit = values.itemsize * 8, bits, bits - 1
     data.PixelRepresentation, data.PhotometricInterpretation = int(values.dtype.kind == "i"), photometric
-    for name, value in tags.items():
-        setattr(data, name, value)
     data.PixelData = values.tobytes()
+    for name, value in tags.items():
+        if value is None:
+            delattr(data, name)
+        elif name.endswith("Sequence"):
+            entries, first, depth, lut = value
+            item = pydicom.Dataset()
+            item.LUTDescriptor, item.LUTData = [entries, first, depth], [int(number) for number in lut]
+            item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
+            setattr(data, name, [item])
+        else:
+            setattr(data, name, value)
     data.save_as(path)
     return path
 
 
 def test_dicom(tmp_path):
-    byte = RAMP.astype(np.uint8)
+    byte, fall = RAMP.astype(np.uint8), 255 - np.arange(256)
+    ycbcr = np.dstack([byte, np.full_like(byte, 128), np.full_like(byte, 128)])
     window = {"WindowCenter": [-872.5], "WindowWidth": [255], "RescaleSlope": 1, "RescaleIntercept": -1000}
     cases = {
         "8 bits": (byte, {"bits": 8}, RAMP),
@@ -147,21 +208,53 @@ def test_dicom(tmp_path):
         "window": (RAMP + 1000, {"bits": 12, "WindowCenter": 1127.5, "WindowWidth": 255}, RAMP),
         "rescaled, windowed": (RAMP, {"bits": 12, **window}, RAMP),
         "RGB": (grey(RAMP), {"bits": 8, "photometric": "RGB"}, RAMP),
-    }
+        "YBR": (ycbcr, {"bits": 8, "photometric": "YBR_FULL"}, RAMP),
+        "empty window": (byte, {"bits": 8, "WindowCenter": "", "WindowWidth": ""}, RAMP),
+        "inverted, as its LUT shape says": (
+            byte, {"bits": 8, "photometric": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, 255 - RAMP),
+        "inverted by LUT shape alone": (byte, {"bits": 8, "PresentationLUTShape": "INVERSE"}, 255 - RAMP),
+        "LUT shape of no effect": (byte, {"bits": 8, "PresentationLUTShape": "IDENTITY"}, RAMP),
+        "presentation table": (byte, {"bits": 8, "PresentationLUTSequence": (256, 0, 8, 255 - fall)}, RAMP),
+        "slope -1": (byte, {"bits": 8, "RescaleSlope": -1, "RescaleIntercept": 255}, 255 - RAMP),
+        "slope -1, windowed": (
+            byte, {"bits": 8, "RescaleSlope": -1, "RescaleIntercept": 255, "WindowCenter": 128, "WindowWidth": 256},
+            255 - RAMP),
+        "modality table": (byte, {"bits": 8, "ModalityLUTSequence": (256, 0, 16, fall * 257)}, 255 - RAMP),
+        "window table": (byte, {"bits": 8, "VOILUTSequence": (256, 0, 12, fall * 16)}, (255 - RAMP) * 16 / 4095 * 255),
+        "window table, rescaled": (
+            byte, {"bits": 8, "VOILUTSequence": (256, 100, 8, fall), "RescaleSlope": 1, "RescaleIntercept": 100},
+            255 - RAMP),
+        "sigmoid": (
+            RAMP, {"bits": 8, "VOILUTFunction": "SIGMOID", "WindowCenter": 128, "WindowWidth": 128},
+            255 / (1 + np.exp(-4 * (RAMP.astype(float) - 128) / 128))),
+        "padding": (byte, {"bits": 8, "photometric": "MONOCHROME1", "PixelPaddingValue": 0}, np.where(
+            RAMP == 0, 0, 255 - RAMP)),
+    }  # fmt: skip
     for name, (values, options, expected) in cases.items():
         path = dicom(tmp_path / "a.dcm", values, **options)
         np.testing.assert_allclose(read_image(path), grey(np.round(expected)), atol=1, err_msg=name)
-        assert read_header(path)[:2] == (256, 32)
+        assert header(path)[:2] == (256, 32)
     path = dicom(tmp_path / "series.dcm", np.zeros((40, 20), np.uint8), bits=8, NumberOfFrames=2)
     with pytest.raises(UnreadableError, match="a DICOM series of 2 frames; one image expected"):
-        read_header(path)
+        inspect(path)
+    for reason, tags in {
+        "unknown depth or polarity": {"PhotometricInterpretation": None},
+        "unknown depth or polarity: BitsStored None": {"BitsStored": None},
+        "MONOCHROME1, LUT shape IDENTITY": {
+            "PhotometricInterpretation": "MONOCHROME1",
+            "PresentationLUTShape": "IDENTITY",
+        },
+        "Window Width": {"WindowCenter": 128, "WindowWidth": 0},
+    }.items():
+        with pytest.raises(UnreadableError, match=reason):
+            inspect(dicom(tmp_path / "a.dcm", byte, bits=8, **tags))
 
 
 def test_what_is_refused_says_its_name_and_why(tmp_path):
     path = tmp_path / "IM-0001.jpeg"
     path.write_bytes(b"no image")
     with pytest.raises(UnreadableError, match=r"^not a JPEG, PNG or DICOM image$"):
-        read_header(path)
+        inspect(path)
     with pytest.raises(UnreadableError, match=r"^IM-0001\.jpeg: not a JPEG"):
         read_image(path)
 
@@ -196,31 +289,51 @@ def mutate(content, rng):
     return bytes(content)
 
 
-def test_mutated_files_decode_or_are_refused_in_words(tmp_path, phantom_root):
-    """No crash, no hang, and what the header refuses is never decoded; on originals where they are at hand."""
+def pixels(content):
+    """What Pillow decodes, without a second look; None where it refuses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return np.asarray(Image.open(io.BytesIO(content), formats=_images.FORMATS).convert("L")).astype(int)
+        except Exception:
+            return None
+
+
+def looks_wrong(found, expected):
+    """Whether a person sees the difference: another shape, or spots of more than a twentieth of the range."""
+    return found.shape != expected.shape or (np.abs(found - expected) > 12).mean() > 0.002
+
+
+def test_damage_is_reported_and_no_clean_image_accused(tmp_path, phantom_root):
+    """No crash, no hang; of what looks wrong 95 % are named; what the look refuses is never decoded.
+
+    On originals where they are at hand. What is refused altogether counts for nothing here.
+    """
     files = [Path(path) for path in originals(1)] or sorted(phantom_root.rglob("*.jpeg"))
-    contents, outcomes = [file.read_bytes() for file in files], Counter()
+    contents = [file.read_bytes() for file in files]
+    assert [inspect(file)["damage"] for file in files] == [""] * len(files)
+    outcomes = Counter()
 
     def one(seed):
-        path, refused, image, said = tmp_path / f"{seed}.jpeg", None, None, ""
-        path.write_bytes(mutate(contents[seed % len(contents)], np.random.default_rng(seed)))
+        original = contents[seed % len(contents)]
+        path, refused, damage, image, said = tmp_path / f"{seed}.jpeg", None, "", None, ""
+        path.write_bytes(mutate(original, np.random.default_rng(seed)))
         try:
-            read_header(path)
+            damage = inspect(path)["damage"]
         except UnreadableError as error:
             refused = str(error)
         try:
             image = read_resized(path, 32, (1, 3)[seed % 2], _images.INTERPOLATIONS[seed % 3])
         except UnreadableError as error:
             said = str(error)
-        path.unlink()
-        if image is None:
-            assert said.startswith(path.name)
-            assert refused is None or refused in said
-        else:
-            assert refused is None
+        if refused is None:
             assert image.shape == (32, 32, (1, 3)[seed % 2])
-            assert image.dtype == np.uint8
-        outcomes["decoded" if image is not None else "refused by header" if refused else "refused by decoder"] += 1
+            if looks_wrong(pixels(path.read_bytes()), pixels(original)):
+                outcomes["named" if damage else "missed"] += 1
+        else:
+            assert (image is None) <= said.startswith(path.name)
+            outcomes["refused"] += 1
+        path.unlink()
 
     faulthandler.dump_traceback_later(300, exit=True)  # a hang ends with the place where it hangs
     with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
@@ -228,5 +341,76 @@ def test_mutated_files_decode_or_are_refused_in_words(tmp_path, phantom_root):
         for future in [pool.submit(one, seed) for seed in range(MUTATIONS)]:
             future.result()
     faulthandler.cancel_dump_traceback_later()
-    assert sum(outcomes.values()) == MUTATIONS
-    assert len(outcomes) == 3, outcomes
+    assert outcomes["refused"] > 0
+    wrong = outcomes["named"] + outcomes["missed"]
+    assert wrong > MUTATIONS / 4
+    # Small files (the phantom's) are mostly header, where a changed byte is a picture of another kind.
+    assert outcomes["named"] / wrong > (0.95 if originals(1) else 0.85), outcomes
+
+
+def test_broken_off_and_repaired(tmp_path):
+    """A download that broke off, with an end that was put there; holes; a thumbnail's end; a piece of another file."""
+    save = io.BytesIO()
+    Image.fromarray(film(600, 800)).save(save, "JPEG")
+    whole, path = save.getvalue(), tmp_path / "a.jpeg"
+    at = [int(len(whole) * share) for share in (0.4, 0.8)]
+    damaged = {
+        "end put there": whole[: at[0]] + b"\xff\xd9",
+        "a thumbnail's end": whole[: at[0]] + b"\xff\xd8\xff\xd9",
+        "hole of zeros": whole[: at[0]] + bytes(at[1] - at[0]) + whole[at[1] :],
+        "hole of ones": whole[: at[0]] + b"\xff" * 4096 + whole[at[0] + 4096 :],
+        "a piece twice": whole[: at[1]] + whole[at[0] :],
+        "a piece is missing": whole[: at[0]] + whole[at[0] + 5000 :],
+        "text inside": whole[: at[0]] + b"404 Not Found\n" * 100 + whole[at[0] + 1400 :],
+    }
+    for name, content in damaged.items():
+        path.write_bytes(content)
+        try:
+            reason = inspect(path)["damage"]
+        except UnreadableError as error:
+            reason = str(error)
+        assert "damaged: " in reason or "cannot be decoded: " in reason, name
+    path.write_bytes(whole)
+    assert inspect(path)["damage"] == ""
+    whole = png16(tmp_path / "a.png", film().astype(np.uint16) * 16).read_bytes()
+    for share in (0.2, 0.5, 0.9):
+        (tmp_path / "a.png").write_bytes(whole[: int(share * len(whole))] + b"x" + whole[int(share * len(whole)) + 1 :])
+        with pytest.raises(UnreadableError, match="cannot be decoded: "):
+            inspect(tmp_path / "a.png")
+
+
+LIMITS = """
+import resource, sys, time
+from xrayhelpers._images import UnreadableError, inspect
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+try:
+    print(inspect(sys.argv[1]))
+except UnreadableError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.process_time() - start)
+"""
+
+
+def test_files_that_cost_too_much_are_refused(tmp_path):
+    """Few bytes that become many, in processes of their own: less than 50 MB and a second for each."""
+    scans = io.BytesIO()
+    Image.fromarray(np.full((2000, 2000), 128, np.uint8)).save(scans, "JPEG", progressive=True)
+    start = scans.getvalue().rindex(b"\xff\xda")
+    again = scans.getvalue()[start:-2]
+    os.mkfifo(tmp_path / "pipe.jpeg")
+    png16(tmp_path / "large.png", np.zeros((8000, 8000), np.uint16))
+    (tmp_path / "scans.jpeg").write_bytes(scans.getvalue()[:-2] + 1000 * again + b"\xff\xd9")
+    with open(tmp_path / "long.png", "wb") as file:
+        file.truncate(10**9)
+    for name, words in {
+        "pipe.jpeg": "a folder, pipe or device; an image file expected",
+        "large.png": "8000 x 8000 pixels; at least 16 x 16 and at most 25,000,000",
+        "scans.jpeg": "scans of 2000 x 2000 pixels; at most",
+        "long.png": "1,000,000,000 bytes; at most 200,000,000 expected",
+    }.items():
+        run = subprocess.run([sys.executable, "-c", LIMITS, str(tmp_path / name)], capture_output=True, timeout=60)
+        said, cost = run.stdout.decode().splitlines()
+        kilobytes, seconds = map(float, cost.split())
+        assert words in said
+        assert kilobytes < 50_000, name
+        assert seconds < 1, name

@@ -100,18 +100,49 @@ def test_answer_cell_without_a_marked_answer_is_refused():
 
 def test_links_and_an_installing_cell_appear_only_with_a_repository():
     """Nobody may be sent to an account that anybody may register."""
-    elsewhere = re.compile(r"colab\.research|mybinder|pip install")
+    elsewhere = re.compile(r"colab\.research|mybinder|pip install|github\.com/[^)]*/issues")
     nowhere = {**SETTINGS, "project": {"repository": "", "branch": "main"}}
     for path in (*SOLUTIONS, *LESSONS):
         document = author.generate(path, nowhere)
         assert not [cell.id for cell in document.cells if elsewhere.search(cell.source)], path.stem
-    settings = {**SETTINGS, "project": {"repository": "name/repo", "branch": "main"}}
-    document = author.generate(LESSONS[1], settings)
-    text = "\n".join(cell.source for cell in document.cells)
-    links = re.findall(r"(?:github\.com|/github|/v2/gh)/([\w.-]+/[\w.-]+?)(?=[/@)])", text)
-    assert links == ["name/repo"] * 3, "Colab, Binder and the cell that installs"
+    assert not re.search(r"colab\.research|mybinder|git clone|github\.com/[\w-]+/[\w-]+", author.readme(nowhere))
+    address = re.compile(r"(?:github\.com|/github|/v2/gh)/([\w.-]+/[\w.-]+?)(?=[/@)\s])")
+    for binder in (True, False):  # a lesson that fits into Binder's memory, and one that does not
+        lessons = [{**lesson, "binder": binder} for lesson in SETTINGS["lesson"]]
+        settings = {"lesson": lessons, "project": {"repository": "name/repo", "branch": "main"}}
+        document = author.generate(LESSONS[1], settings)
+        text = "\n".join(cell.source for cell in document.cells)
+        assert address.findall(text) == ["name/repo"] * (3 + binder), "Colab, (Binder,) the installing cell, feedback"
+        assert address.findall(author.readme(settings)) == ["name/repo"] * (len(LESSONS) * (1 + binder) + 2)
     assert document.cells[1].id == "02-install"
+    assert max(map(len, document.cells[1].source.splitlines())) <= 84, "`make lint` would write it otherwise"
     assert author.generate(SOLUTIONS[1], settings).cells[1].id == "02-install"
+
+
+def test_repository_is_noted_where_every_later_run_finds_it(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "lessons.toml").write_text((ROOT / "docs" / "lessons.toml").read_text("utf-8"), "utf-8")
+    monkeypatch.setattr(author, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="expected name/repo"):
+        author.note_repository("https://github.com/name/repo")
+    author.note_repository("name/repo")
+    noted = author.load("lessons.toml")
+    assert noted["project"] == {**SETTINGS["project"], "repository": "name/repo"}
+    assert noted["lesson"] == SETTINGS["lesson"]
+
+
+def test_every_lesson_ends_with_a_line_for_feedback():
+    for path in LESSONS:
+        assert author.generate(path, SETTINGS).cells[-1].id == f"{path.stem[:2]}-feedback"
+
+
+def test_times_are_said_in_words():
+    said = [author.duration(minutes) for minutes in (0.02, 0.1, 0.5, 0.94, 1.44, 9.4, 22.8, None)]
+    assert said[:4] == ["5 seconds", "5 seconds", "30 seconds", "55 seconds"]
+    assert said[4:] == ["1.4 minutes", "9.4 minutes", "23 minutes", "not measured"]
+    assert "**Runs in** 1.4 minutes on the drawn images, in 8.5 minutes on the real ones" in author.runtime(
+        {"minutes": 1.4, "real_minutes": 8.5}
+    )
 
 
 # ------------------------------------------------------------------------------- names of exercises exist

@@ -3,9 +3,11 @@
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import platformdirs
@@ -81,7 +83,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
             with pytest.raises(_machine.StorageError) as error:
                 _machine.write_atomic(path, "new")
         assert str(error.value) == (
-            "file cannot be written (No space left on device). Make room on the disk, or choose another folder."
+            f"{path} cannot be written (No space left on device). What is complete is kept: make room "
+            "(python -m xrayhelpers cache clear), or use another folder."
         )
         assert error.value.errno == errno.ENOSPC
     with pytest.raises(_machine.StorageError, match="File exists"):
@@ -112,6 +115,58 @@ write_atomic(sys.argv[1], b"new" * 100_000)
         assert path.read_bytes() == expected
 
 
+def test_the_litter_of_dead_processes_goes_and_that_of_living_ones_stays(tmp_path):
+    """A zombie is dead, too: in a container without init nobody ever asks how it ended."""
+    path = tmp_path / "file"
+    code = "import pathlib, sys; from xrayhelpers._machine import commit\n"
+    code += "slowly = lambda file: (file.write(b'half'), print(flush=True), sys.stdin.read())\n"
+    code += "commit(pathlib.Path(sys.argv[1]), slowly)"
+    runs, pipe = {}, subprocess.PIPE
+    for kind in ("alive", "zombie", "gone"):
+        runs[kind] = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdin=pipe, stdout=pipe)
+        runs[kind].stdout.readline()
+    parts = {kind: next(tmp_path.glob(f".file.{_machine.HOST}-{run.pid}-*.part")) for kind, run in runs.items()}
+    for kind in ("zombie", "gone"):
+        runs[kind].kill()
+    runs["gone"].wait()
+    os.waitid(os.P_PID, runs["zombie"].pid, os.WEXITED | os.WNOWAIT)
+    foreign = tmp_path / ".file.0000abcd-1-1.part"  # of another machine: nobody here knows whether it lives
+    foreign.touch()
+    assert _machine.committed(path) is None
+    _machine.commit(path, lambda file: file.write(b"whole"))
+    found = set(tmp_path.iterdir())
+    runs["alive"].kill()
+    for run in runs.values():
+        run.communicate()
+    assert found == {path, path.with_suffix(".json"), parts["alive"], foreign}
+    assert _machine.committed(path)["sha256"] == hashlib.sha256(b"whole").hexdigest()
+    path.write_bytes(b"whale")
+    assert _machine.committed(path) is None
+
+
+def test_storage_that_fails_is_told_in_one_way(tmp_path, monkeypatch, cache):
+    """Where, why, what is kept, what to type: a file in the way, a name that is too long, a place that is no disk."""
+    monkeypatch.setenv("XRAYS_RUN", str(tmp_path / "run"))
+    (tmp_path / "run").touch()
+    for path, reason, way in [
+        (
+            cache / ("n" * 300),
+            "File name too long",
+            "let XRAYS_CACHE name another folder (export XRAYS_CACHE=/another/",
+        ),
+        (
+            tmp_path / "run" / "results" / "x",
+            "Not a directory|File exists",
+            "let XRAYS_RUN name another folder (export",
+        ),
+        (Path("/proc/xrays/file"), "No such file or directory", "use another folder."),
+    ]:
+        with pytest.raises(_machine.StorageError) as error:
+            _machine.write_atomic(path, "new")
+        text = rf"{re.escape(str(path))} cannot be written \(({reason})\)\. What is complete is kept: {re.escape(way)}"
+        assert re.match(text, str(error.value)), str(error.value)
+
+
 # ------------------------------------------------------------------------------------------------ the cache
 def fill(folder, names):
     for name in names:
@@ -124,6 +179,7 @@ PHANTOM = "phantom-4-train6-test4-val2-seed0-shift2"
 OURS = [
     *(f"pixels/64px-3ch-area-{KEY}.{end}" for end in ("npy", "json", "lock")),
     f"pixels/.64px-3ch-area-{KEY}.npy.12-34.part",
+    f"pixels/.64px-3ch-area-{KEY}.npy.0a1b2c3d-12-34.part",
     f"{PHANTOM}/phantom.json",
     f"{PHANTOM}/chest_xray/train/NORMAL/IM-0115-0001.jpeg",
     f"{PHANTOM}/chest_xray/test/PNEUMONIA/person3_virus_7.jpeg",
@@ -176,6 +232,45 @@ def test_clear_leaves_nothing_of_a_cache_that_is_all_ours(cache, phantom_root):
     assert deleted > 10_000
     assert left == 0
     assert os.listdir(cache) == []
+
+
+def test_the_stores_used_least_lately_go_when_there_are_too_many(cache, monkeypatch):
+    """Never one of the last day, never a file that is not ours, and the record first."""
+    monkeypatch.setattr(_machine, "MOST_CACHE", 2500)
+    names = [f"pixels/6{number}px-3ch-area-{KEY}" for number in range(4)] + ["features/features-0123456789abcdef"]
+    fill(cache, [f"{name}{end}" for name in names for end in (".npy", ".json", ".lock")] + ["pixels/mine.json"])
+    now = time.time()
+    for days, name in enumerate(names):
+        os.utime(cache / f"{name}.json", (now, now - days * 86_400 - 60))
+    os.utime(cache / "pixels/mine.json", (now, 0))
+    _machine.trim_cache()
+    left = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+    assert left == {f"{name}{end}" for name in names[:2] for end in (".npy", ".json", ".lock")} | {"pixels/mine.json"}
+    monkeypatch.setattr(_machine, "MOST_CACHE", 0)
+    _machine.trim_cache()
+    assert (cache / f"{names[0]}.npy").exists(), "used today"
+
+
+def test_killed_while_the_cache_is_cleared(cache, phantom_root):
+    """What is half deleted does not count: it is made again, and the same."""
+    wanted = load_images(load_index(phantom_root), 16).tobytes()
+    drawn = load_index(open_data("phantom:train=4,test=2,val=0").folder)["bytes"].tolist()
+    code = """
+import os, pathlib, signal, sys
+from xrayhelpers._machine import clear_cache
+real, left = pathlib.Path.unlink, iter(range(int(sys.argv[1])))
+def unlink(*args, **how):
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*args, **how)
+pathlib.Path.unlink = unlink
+clear_cache()
+"""
+    for files in (0, 1, 2, 4):
+        run = subprocess.run([sys.executable, "-c", code, str(files)], cwd=ROOT, check=False)
+        assert run.returncode == -signal.SIGKILL
+        assert load_images(load_index(phantom_root), 16).tobytes() == wanted
+        assert load_index(open_data("phantom:train=4,test=2,val=0").folder)["bytes"].tolist() == drawn
 
 
 # ------------------------------------------------------------------------------------------ errors and imports

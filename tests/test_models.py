@@ -233,3 +233,32 @@ def test_files_that_are_no_weights_are_refused_and_no_pickle_is_loaded(nowhere, 
     monkeypatch.setenv("XRAYS_VGG16_WEIGHTS", "~/gone.h5")
     with pytest.raises(_vgg16.WeightsError, match=r"no file 'gone\.h5'"):
         models.vgg16_weights()
+
+
+def test_precision_is_asked_for_or_found_and_models_keep_float32_where_it_matters(monkeypatch):
+    before = keras.mixed_precision.global_policy().name
+    try:
+        monkeypatch.setenv("XRAYS_PRECISION", "mixed_bfloat16")
+        assert models.set_precision() == "mixed_bfloat16 (as asked for)"
+        network = models.report_cnn(size=16, units=4)
+        assert {str(weight.dtype) for weight in network.weights} == {"float32"}
+        assert network.get_layer("conv1").compute_dtype == "bfloat16"
+        assert network.get_layer("pneumonia").compute_dtype == "float32", "scores must not be rounded to 8 bits"
+        assert models.set_precision("float32") == "float32 (as asked for)", "an argument goes before the variable"
+        assert models.report_cnn(size=16, units=4).get_layer("conv1").compute_dtype == "float32"
+        monkeypatch.delenv("XRAYS_PRECISION")
+        for flags, gpus, expected in (
+            ("flags : fpu avx2", [], "float32 (this machine has no fast half precision)"),
+            ("flags : fpu amx_bf16 avx512_bf16", [], "mixed_bfloat16 (this machine has amx_bf16 and avx512_bf16)"),
+            ("flags : fpu", [(7, 5)], "float32 (this machine has no fast half precision)"),
+            ("flags : fpu", [(8, 0)], "mixed_bfloat16 (this machine has a GPU)"),
+        ):
+            monkeypatch.setattr(models.Path, "read_text", lambda _, flags=flags: flags)
+            monkeypatch.setattr(models.Path, "is_file", lambda _: True)
+            monkeypatch.setattr(models.tf.config, "list_physical_devices", lambda _, gpus=gpus: gpus)
+            monkeypatch.setattr(
+                models.tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": gpu}
+            )
+            assert models.set_precision() == expected
+    finally:
+        keras.mixed_precision.set_global_policy(before)

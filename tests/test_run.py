@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 
 from tools import lessons, runner
 from tools.run import main
+from xrayhelpers import results
 
 PARAMETERS = 'data = "auto"\nepochs = 5\nrate = 0.5\nflip = True'
 RESULT = """import json, os, pathlib
@@ -164,12 +167,113 @@ def test_killed_run_goes_on_where_it_was(root):
     assert states(again) == {"01_first": "kept", "02_second": "done"}
 
 
-def test_two_runs_of_one_name_do_not_mix(root):
+def test_two_runs_of_one_name_do_not_mix(root, cache):
     write_lesson(root, "01_first")
     folder = root / "runs" / "mine"
     folder.mkdir(parents=True)
     with runner.FileLock(folder / ".lock"), pytest.raises(ValueError, match="Another run is writing to runs/mine"):
         runner.run_lessons(data=None, name="mine", root=root)
+    first = runner.run_lessons(data="phantom:train=4,test=4,val=2", name="mine", root=root)
+    with pytest.raises(ValueError, match=r"runs/mine holds results of other data\. Type `--name mine-2`"):
+        runner.run_lessons(data="phantom:train=6,test=4,val=2", name="mine", root=root)
+    assert len(log_of(first)) == 1
+    assert states(runner.run_lessons(data="phantom:train=4,test=4,val=2", name="mine", root=root)) == {
+        "01_first": "kept"
+    }
+
+
+def test_what_a_run_finds_in_its_folder_is_not_trusted(tmp_path, capsys):
+    path = tmp_path / "status.json"
+    assert runner.read_status(path) == ("", {})
+    assert capsys.readouterr().out == ""
+    whole = {"state": "done", "seconds": 1, "digest": "abc", "message": ""}
+    path.write_text(json.dumps({"identity": "i", "lessons": {"01_first": whole, "<script>": whole, "../evil": whole}}))
+    assert runner.read_status(path) == ("i", {"01_first": runner.Outcome("done", 1.0, "abc")})
+    for content in ("", "{", "[]", "null", '{"lessons": 3}', '{"lessons": {"01_first": {}}}', "\udcff", "[" * 100_000):
+        path.write_bytes(content.encode(errors="surrogateescape"))
+        assert runner.read_status(path) == ("", {})
+        assert "status.json is damaged" in capsys.readouterr().out
+
+
+def test_what_data_wrote_into_an_output_is_shown_on_the_page_and_never_run(root):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>[x](javascript:alert(3))"
+    show = f"from IPython.display import HTML, Javascript, Markdown, display\nevil = {evil!r}"
+    rich = "display(HTML(f'<p onclick=alert(4)>{evil}</p>'), Javascript('al' + 'ert(5)'), Markdown(evil))"
+    write_lesson(root, "01_first", show, rich, "raise ValueError(evil)")
+    finished = runner.run_lessons(data=None, root=root)
+    (finished.folder / "results").mkdir()
+    (finished.folder / "results" / "cnn-report.json").write_text('{"model": "<script>"}')
+    with pytest.warns(UserWarning, match="no result"):
+        runner.write_index(finished.folder, evil, finished.outcomes)
+    for page in ("01_first.html", "index.html"):
+        text = (finished.folder / page).read_text("utf-8")
+        assert "&lt;script&gt;alert(1)" in text
+        live = r"<script>\s*alert|<[^>]*\son\w+=[\"']?alert|href=[\"']?javascript|alert\(5\)"
+        assert re.findall(live, text) == [], page
+    noted = nbformat.read(finished.folder / "01_first.ipynb", 4).metadata["papermill"]
+    assert (noted["input_path"], noted["output_path"]) == ("01_first.ipynb", "01_first.ipynb")
+
+
+def test_a_full_disk_stops_one_lesson_and_says_what_to_do(root, monkeypatch):
+    """A lesson's notebook does not fit, nor does the status once: the other lessons run all the same."""
+    write_lesson(root, "01_first", "print('x' * 3_000_000)")
+    write_lesson(root, "02_second")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))
+    try:
+        finished = runner.run_lessons(data=None, root=root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert states(finished) == {"01_first": "failed", "02_second": "done"}
+    said = finished.outcomes["01_first"].message
+    executed = finished.folder / "01_first.ipynb"
+    assert said.startswith(f"{executed} cannot be written (File too large). What is complete is kept: make room"), said
+    assert states(runner.run_lessons(data=None, root=root)) == {"01_first": "done", "02_second": "kept"}
+
+
+def test_force_forgets_the_checkpoints_and_the_search_of_the_lessons_that_it_runs(root, tmp_path):
+    write_lesson(root, "01_first")
+    write_lesson(root, "04_second", "run_folder() / 'checkpoints'")
+    write_lesson(root, "06_third", "run_folder() / 'search.db'")
+    ours = {"checkpoints", "search.db", "search.db-journal"}
+    for only, gone in {"1": set(), "4": {"checkpoints"}, "6": ours - {"checkpoints"}}.items():
+        for name in ("checkpoints", "results"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        for name in ours - {"checkpoints"}:
+            (tmp_path / name).touch()
+        runner.forget(tmp_path, lessons.find_lessons(root, [only]))
+        assert {path.name for path in tmp_path.iterdir()} == {"copy", "results", *ours} - gone
+
+
+def test_results_know_the_cells_that_made_them(root):
+    """In a kernel, with a parameter injected: the digest is that of the lesson's own cells so far."""
+    know = (
+        "from xrayhelpers import results\n(folder / 'digest').write_text(results._cells_digest(results._cells_run()))"
+    )
+    write_lesson(root, "04_cnn", "a = 1\n", know, "a = 2")
+    finished = runner.run_lessons(data=None, parameters={"epochs": 2}, root=root)
+    assert finished.complete
+    cells = [
+        cell.source for cell in nbformat.read(root / "notebooks" / "04_cnn.ipynb", 4).cells if cell.cell_type == "code"
+    ]
+    assert (finished.folder / "digest").read_text() == results._cells_digest(cells[:-1])
+    assert results._cells_digest(cells[:-1]) != results._cells_digest(cells)
+
+
+def test_classes_reach_the_lessons_and_are_a_part_of_the_run(root, phantom_root, monkeypatch):
+    write_lesson(root, "01_first", "print(os.environ.get('XRAYS_CLASSES'))")
+    monkeypatch.setattr(runner, "run_lessons", functools.partial(runner.run_lessons, root=root))
+    monkeypatch.setenv("XRAYS_CLASSES", "")
+    for classes in ("", "NORMAL=0,PNEUMONIA=1"):
+        words = ["--data", str(phantom_root), *(["--classes", classes] if classes else [])]
+        asked = CliRunner().invoke(main, words)
+        assert asked.exit_code == 0, asked.output
+    said = {nbformat.read(path, 4).cells[-1].outputs[0]["text"] for path in root.glob("runs/folder-*/01_first.ipynb")}
+    assert said == {"\n", "NORMAL=0,PNEUMONIA=1\n"}
+    for wrong in ("healthy", "a=0,b=0", "a=0,b=2", "a=0,b=1,c"):
+        asked = CliRunner().invoke(main, ["--classes", wrong])
+        assert asked.exit_code == 2
+        assert "healthy=0,ill=1" in asked.output
 
 
 def test_wrong_request_is_refused_before_anything_runs(root):
@@ -181,6 +285,8 @@ def test_wrong_request_is_refused_before_anything_runs(root):
         ({"epochs": "True"}, "a value like 5 (int)"),
         ({"flip": "1"}, "a value like True (bool)"),
         ({"rate": "fast"}, "a value like 0.5 (float)"),
+        ({"epochs": "0"}, "The parameter epochs is 0; expected more than 0, for example `-p epochs=5`"),
+        ({"rate": "-1"}, "The parameter rate is -1.0; expected more than 0"),
     ]:
         with pytest.raises(ValueError, match=re.escape(words)):
             runner.run_lessons(data=None, parameters=given, root=root)
@@ -232,11 +338,19 @@ def test_latest_is_a_text_file_where_links_are_refused(root, monkeypatch):
     assert (root / "runs" / "latest").read_text() == "one\n"
 
 
-def test_litter_beside_the_images_is_not_a_part_of_the_data(tmp_path):
-    (tmp_path / "train").mkdir()
-    for name in ("train/a.jpeg", "train/.DS_Store", "Thumbs.db", "train/desktop.ini"):
-        (tmp_path / name).write_bytes(b"123")
-    assert runner.list_files(tmp_path) == [("train/a.jpeg", 3)]
+def test_a_run_belongs_to_what_the_images_hold(root, phantom_root, tmp_path):
+    """Litter beside them changes nothing; an image that was exchanged for one of the same size is another run."""
+    data = Path(shutil.copytree(phantom_root, tmp_path / "data"))
+    write_lesson(root, "01_first")
+    first = runner.run_lessons(data=str(data), root=root)
+    for name in ("train/.DS_Store", "Thumbs.db", "train/NORMAL/desktop.ini", "train/NORMAL/.DS_Store"):
+        (data / name).write_bytes(b"123")
+    assert states(runner.run_lessons(data=str(data), root=root)) == {"01_first": "kept"}
+    image = min(data.glob("train/NORMAL/*.jpeg"))
+    content = bytearray(image.read_bytes())
+    content[content.index(b"\xff\xdb") + 5] ^= 1  # a step of the quantization
+    image.write_bytes(content)
+    assert runner.run_lessons(data=str(data), root=root).folder != first.folder
 
 
 def test_command_line_shows_one_paragraph_and_its_status(root, monkeypatch):

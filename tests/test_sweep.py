@@ -56,7 +56,7 @@ def result(tmp_path_factory):
     """A result as a lesson leaves it; made once, so that the lessons here need not import the package."""
     labels = np.arange(40) % 2
     index = pd.DataFrame({"name": [f"{i}.jpeg" for i in range(40)], "label": labels, "patient": range(40)})
-    index["cause"], index["part"], index["bytes"] = "", "test", 1
+    index["cause"], index["part"], index["bytes"], index["path"] = "", "test", 1, index["name"]
     scores = np.clip(labels * 0.5 + np.random.default_rng(0).uniform(0, 0.7, 40), 0, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XRAYS_RUN", str(tmp_path_factory.mktemp("run")))
@@ -225,6 +225,11 @@ def test_mistake_is_said_before_anything_runs(root):
         ("lesson: [04]\nparameters: {seed: [1]}", "Found lesson, parameters in sizes.yaml; expected lessons"),
         ("lessons: 04", "needs a list `lessons` and a mapping `parameters`"),
         ("- 04", "Found list in sizes.yaml"),
+        ("lessons: [04]\nparameters: {seed: [0]}\nparameters: {seed: [1]}", "parameters is there twice"),
+        ("lessons: [04]\nparameters: {seed: [0], seed: [1]}", "seed is there twice"),
+        ("lessons: [04]\nparameters: {seed: [0]}\ndata: null", "`data` of sizes.yaml must be text"),
+        ("lessons: [04]\nparameters: {1: [0]}", "so must be the names in `parameters`"),
+        ("lessons: [04]\nparameters: {image_size: [0]}", "image_size is 0; expected more than 0"),
         ("lessons: [04", "sizes.yaml is not YAML"),
     ]:
         with pytest.raises(ValueError, match=re.escape(words)):

@@ -1,5 +1,6 @@
 """A killed training ends like an unbroken one; frozen layers run once per image; models come back whole."""
 
+import contextlib
 import errno
 import json
 import os
@@ -61,16 +62,18 @@ def small_model(optimizer="adam", dropout=0.3):
     return model
 
 
-def fit(folder=None, epochs=4, *, beside=(), first=True, every=1, model=None, data=None, **settings):
+def fit(folder=None, epochs=4, *, beside=(), model=None, data=None, **settings):
     """Train as a lesson does; returns all that must be the same to the last bit."""
     how = {key: settings.pop(key) for key in ("seed", "batch_size", "augmentation") if key in settings}
     how |= {"class_weight": settings.pop("weights")} if "weights" in settings else {}
     data = training_data(*(data or (IMAGES, LABELS)), **how)
     model = model or small_model(settings.pop("optimizer", lambda: "adam")())
-    mine, beside = [Resume(folder, data, every=every)] if folder else [], [make() for make in beside]
-    settings = {"validation_data": (IMAGES[:40], LABELS[:40]), "verbose": 0} | settings
+    settings = {"validation_data": (IMAGES[:40], LABELS[:40]), "verbose": 0, "epochs": epochs} | settings
+    callbacks = [make() for make in beside]
+    stopping = [one for one in callbacks if isinstance(one, EarlyStopping | ReduceLROnPlateau)]
+    mine = [Resume(folder, data, *stopping, fit=settings)] if folder else []
     try:
-        history = model.fit(data, epochs=epochs, callbacks=mine + beside if first else beside + mine, **settings)
+        history = model.fit(data, callbacks=callbacks + mine, **settings)
     finally:
         for callback in mine:  # a killed process holds no lock
             callback.lock.release(force=True)
@@ -110,7 +113,7 @@ SETTINGS = {
         "batch_size": 16,
         "beside": [lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)],
     },
-    "early stopping": {"beside": [losing_patience], **WRONG, "epochs": 6, "first": False},
+    "early stopping": {"beside": [losing_patience], **WRONG, "epochs": 6},
     "best weights of an early epoch, a lower rate at a plateau": {
         "beside": [patient, lambda: ReduceLROnPlateau(patience=1)],
         "class_weight": {0: 2.0, 1: 0.5},
@@ -149,14 +152,12 @@ def test_more_epochs_continue_and_fewer_start_over(tmp_path, capsys):
     ]
 
 
-def test_checkpoints_may_be_rare_and_only_the_last_is_kept(tmp_path, capsys):
-    unbroken = fit(epochs=5)
+def test_only_the_last_checkpoint_is_kept(tmp_path):
     with pytest.raises(Killed):
-        fit(tmp_path, 5, every=2, beside=[stopping_in(4)])
+        fit(tmp_path, 5, beside=[stopping_in(4)])
     (place,) = tmp_path.iterdir()
     (place / ".epoch-000001.npz.1-1.part").touch()  # as a killed process leaves it
-    assert fit(tmp_path, 5, every=2) == unbroken
-    assert "model: 2 of 5 epochs" in capsys.readouterr().out
+    assert fit(tmp_path, 5) == fit(epochs=5)
     assert sorted(path.name for path in place.iterdir()) == ["epoch-000005.json", "epoch-000005.npz", "lock"]
 
 
@@ -188,10 +189,9 @@ def test_any_other_setting_is_another_training():
 
     def key(images=IMAGES, labels=LABELS, model=None, beside=(), fit=None, begun=0, **settings):
         data = training_data(images, labels, **settings)
-        resume, data.state.begun = Resume("unused", data), begun
-        resume._model, resume.steering = model or small_model(), list(beside)
-        known = dict.fromkeys(("class_weight", "steps_per_epoch", "initial_epoch", "validation_freq"), 1)
-        return resume._key({**known, "validation_data": (IMAGES, LABELS), **(fit or {})})
+        resume = Resume("unused", data, *beside, fit={"validation_data": (IMAGES, LABELS), **(fit or {})})
+        resume._model, data.state.begun = model or small_model(), begun
+        return resume._key()
 
     keys = [
         key(),
@@ -205,6 +205,7 @@ def test_any_other_setting_is_another_training():
         key(fit={"class_weight": {0: 1.0, 1: 2.0}}),
         key(fit={"validation_data": (other, LABELS)}),
         key(fit={"validation_data": None}),
+        key(fit={"steps_per_epoch": 3}),
         key(model=small_model(dropout=0.1)),
         key(model=small_model(keras.optimizers.Adam(0.01))),
         key(model=models.report_cnn(16, seed=1)),
@@ -213,7 +214,7 @@ def test_any_other_setting_is_another_training():
         key(beside=[stopping(patience=3)]),
     ]
     assert len(set(keys)) == len(keys)
-    assert key() == keys[0]
+    assert key() == key(fit={"epochs": 9, "verbose": 2}) == keys[0]
     assert key(beside=[stopping(verbose=1)]) == keys[-2]
 
 
@@ -247,10 +248,30 @@ def test_an_interrupted_cell_can_run_again_in_the_same_kernel(tmp_path):
     assert not interrupted.lock.is_locked
 
 
+def test_a_trained_network_is_never_trained_under_the_old_name(tmp_path, capsys):
+    """The cell of `fit` is run again, after its end or an interruption, but not the cell that builds the network."""
+    for name, beside in {"whole": [], "broken": [stopping_in(2)()]}.items():
+        model, data = small_model(), training_data(IMAGES, LABELS)
+        with pytest.raises(Killed) if beside else contextlib.nullcontext():
+            model.fit(data, epochs=3, verbose=0, callbacks=[*beside, Resume(tmp_path / name, data)])
+        data = training_data(IMAGES, LABELS)
+        with pytest.raises(ValueError, match=r"model is trained already\. Build and compile it again"):
+            model.fit(data, epochs=3, verbose=0, callbacks=[Resume(tmp_path / name, data)])
+        data = training_data(IMAGES, LABELS)
+        history = small_model().fit(data, epochs=3, verbose=0, callbacks=[Resume(tmp_path / name, data)])
+        assert history.epoch == [0, 1, 2]
+        assert capsys.readouterr().out.startswith(f"model: {1 if beside else 3} of 3 epochs were already trained; ")
+
+
 def test_other_data_or_a_full_disk_is_told(tmp_path, monkeypatch):
     data, other = training_data(IMAGES, LABELS), training_data(IMAGES, LABELS)
     with pytest.raises(ValueError, match="one dataset for both"):
         small_model().fit(other, epochs=1, verbose=0, callbacks=[Resume(tmp_path, data)])
+    with pytest.raises(ValueError, match="epochs=0; expected at least 1"):
+        small_model().fit(data, epochs=0, verbose=0, callbacks=[Resume(tmp_path, data)])
+    stop = patient()
+    with pytest.raises(ValueError, match="in this order"):
+        small_model().fit(data, epochs=1, verbose=0, callbacks=[Resume(tmp_path, data, stop), stop])
     with pytest.raises(ValueError, match="expected the dataset of training_data"):
         Resume(tmp_path, tf.data.Dataset.range(3))
     monkeypatch.setattr(os, "fsync", no_room)
@@ -383,27 +404,49 @@ def test_a_model_runs_once_per_image_and_a_damaged_file_is_made_again(tmp_path):
         assert count.rows - before == (96 if damage else 0), damage
 
 
-def test_a_killed_run_leaves_nothing_that_counts(tmp_path, monkeypatch):
-    _, model = counting_model()
+KILLED_FEATURES = """
+    import os, signal, sys
+    sys.path.insert(0, sys.argv[1])
+    import test_training as t
+    real, steps = os.fsync, iter(range(9))
+    def fsync(file):
+        if next(steps) == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(file)
+    os.fsync = fsync
+    t.keep_features(t.models.split_frozen(t.frozen_model())[0], t.IMAGES, folder=t.Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_features_are_kept_leaves_nothing_that_counts(tmp_path):
+    """While the file is written, and while its record is; the dead stay zombies, as in a container without init."""
+    model = models.split_frozen(frozen_model())[0]
     wanted = np.array(keep_features(model, IMAGES, folder=tmp_path / "a"))
-    key = next((tmp_path / "a").glob("*.npy")).stem
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / f".{key}.npy.1-1.part").write_bytes(b"half")
-    (tmp_path / "b" / f"{key}.npy").write_bytes(b"no record")
-    np.testing.assert_array_equal(keep_features(model, IMAGES, folder=tmp_path / "b"), wanted)
-    assert sorted(path.suffix for path in (tmp_path / "b").iterdir()) == [".json", ".lock", ".npy"]
+    for step in (0, 1):
+        command = [sys.executable, "-c", textwrap.dedent(KILLED_FEATURES), str(ROOT / "tests"), str(tmp_path / "b")]
+        run = subprocess.Popen([*command, str(step)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+        os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT)
+        assert len(list((tmp_path / "b").glob(".*.part"))) == 1
+        assert len(list((tmp_path / "b").glob("*.npy"))) == step
+        assert not list((tmp_path / "b").glob("*.json"))
+        np.testing.assert_array_equal(keep_features(model, IMAGES, folder=tmp_path / "b"), wanted)
+        assert sorted(path.suffix for path in (tmp_path / "b").iterdir()) == [".json", ".lock", ".npy"]
+        run.wait()
+        shutil.rmtree(tmp_path / "b")
 
 
 def test_without_a_place_to_write_features_stay_in_memory(tmp_path, monkeypatch):
     _, model = counting_model()
     wanted = np.array(keep_features(model, IMAGES, folder=tmp_path / "a"))
     (tmp_path / "file").touch()
+    with pytest.warns(DataWarning, match="in memory"):
+        found = keep_features(model, IMAGES, folder=tmp_path / "file" / "x")
+    np.testing.assert_array_equal(found, wanted)
+    assert (found.dtype, found.flags.writeable) == (np.float16, False)
     monkeypatch.setattr(os, "fsync", no_room)
-    for folder in (tmp_path / "full", tmp_path / "file" / "x"):
-        with pytest.warns(DataWarning, match="computed in memory"):
-            found = keep_features(model, IMAGES, folder=folder)
-        np.testing.assert_array_equal(found, wanted)
-        assert not found.flags.writeable
+    with pytest.raises(StorageError, match="No space left on device"):
+        keep_features(model, IMAGES, folder=tmp_path / "full")
     assert not list((tmp_path / "full").glob("*.npy"))
 
 

@@ -72,7 +72,7 @@ def test_installation_without_network(stick, tmp_path):
     assert f"tqdm=={version}\n" in (ROOT / "constraints.txt").read_text()
     assert place == str(tmp_path / "lessons" / "xrayhelpers" / "__init__.py")
     assert (tmp_path / "cache" / "vgg16" / "weights.npz").read_bytes() == b"stands for 56 MB"
-    assert "-m jupyterlab notebooks/01_eda.ipynb" in done.stdout
+    assert os.path.join("tools", "lab.py") in done.stdout
     again = install(stick, tmp_path / "lessons", tmp_path)
     assert again.returncode == 1
     assert "is not empty" in again.stderr

@@ -1,9 +1,12 @@
-"""Write into the lessons what nobody types: openings, exercises and quizzes.
+"""Write into the lessons what nobody types: openings, exercises, quizzes and the line that asks for feedback.
 
 `make author` after a change of docs/lessons.toml, docs/quizzes or notebooks/solutions, then `make refresh`. The bodies
-of the lessons stay as they are, and a second run changes nothing. The README's table of lessons is written, too.
-`python tools/author.py 01 02` writes these lessons only. `make author REPOSITORY=name/repo` adds links to Colab and
-Binder, and a cell that installs the package from that repository; without it there is neither.
+of the lessons stay as they are, and a second run changes nothing. The README's table of lessons and its lines about
+where to get the collection and where to ask are written, too. `python tools/author.py 01 02` writes these lessons only.
+
+`make author REPOSITORY=name/repo` notes the repository in docs/lessons.toml. From then on there are links to Colab,
+Binder and the issues, a command that clones, and a cell that installs the package from there. While none is noted,
+there is nothing of the kind: nobody is sent to an account that anybody could register.
 """
 
 from __future__ import annotations
@@ -25,13 +28,22 @@ sys.path.insert(0, str(ROOT))
 
 from xrayhelpers._machine import write_atomic  # a checkout of the repository, installed or not
 
-MADE = re.compile(r"\d\d-(opening|install|exercises|shared|e\d+-(task|answer|check)|quiz)")
+MADE = re.compile(r"\d\d-(opening|install|exercises|shared|e\d+-(task|answer|check)|quiz|feedback)")
 SOLUTION = re.compile(r"^### BEGIN SOLUTION\n(.*?)^### END SOLUTION", re.MULTILINE | re.DOTALL)
 ANSWER = re.compile(r"^(?:def )?(answer_\d+)\b", re.MULTILINE)
 
 
 def load(name: str) -> dict:
     return tomllib.loads((ROOT / "docs" / name).read_text("utf-8"))
+
+
+def duration(minutes: float | None) -> str:
+    """Minutes in words: "5 seconds", "1.4 minutes", "23 minutes"; None was not measured."""
+    if minutes is None:
+        return "not measured"
+    if minutes < 0.95:
+        return f"{max(5, 5 * round(12 * minutes))} seconds"
+    return f"{minutes:.1f} minutes" if minutes < 9.5 else f"{minutes:.0f} minutes"
 
 
 # ---------------------------------------------------------------------------------------------- opening
@@ -43,19 +55,38 @@ def link(settings: dict, number: int, label: str) -> str:
     return f"**{label}:** [{number}. {lesson['title']}]({lesson['name']}.ipynb)"
 
 
-def launch(settings: dict, path: str) -> str:
-    """Links that open a notebook of the repository elsewhere; words, because pictures would need a network."""
+def launch(settings: dict, number: int) -> str:
+    """Links that open lesson `number` elsewhere; words, because pictures would need a network.
+
+    Binder lends 2 GB of memory: only the lessons that fit are linked (`binder = true` in docs/lessons.toml).
+    """
     repository, branch = settings["project"]["repository"], settings["project"]["branch"]
     if not repository:
         return ""
-    colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/{path}"
-    binder = f"https://mybinder.org/v2/gh/{repository}/{branch}?labpath={quote(path, safe='')}"
-    return f"**Open in** [Colab]({colab}) · [Binder]({binder})"
+    lesson = settings["lesson"][number - 1]
+    path = f"notebooks/{lesson['name']}.ipynb"
+    links = [f"[Colab](https://colab.research.google.com/github/{repository}/blob/{branch}/{path})"]
+    if lesson.get("binder"):
+        links.append(f"[Binder](https://mybinder.org/v2/gh/{repository}/{branch}?labpath={quote(path, safe='')})")
+    return " · ".join(links)
+
+
+def feedback(settings: dict, number: int) -> str:
+    """The last line of a lesson."""
+    repository, title = settings["project"]["repository"], quote(f"Lesson {number}: ")
+    if not repository:
+        return (
+            "*Was something unclear or wrong? Note the lesson and the cell, and tell your teacher or whoever gave you "
+            "these lessons.*"
+        )
+    address = f"https://github.com/{repository}/issues/new?title={title}"
+    return f"*Was something unclear or wrong? [Tell us]({address}), and name the cell.*"
 
 
 def opening(settings: dict, number: int) -> str:
     lesson = settings["lesson"][number - 1]
     goals = ";\n".join(f"- {goal}" for goal in lesson["goals"])
+    elsewhere = launch(settings, number)
     around = " · ".join(filter(None, [link(settings, number - 1, "Before"), link(settings, number + 1, "Next")]))
     parts = [
         f"# {number}. {lesson['title']}",
@@ -63,11 +94,17 @@ def opening(settings: dict, number: int) -> str:
         f"**You will**\n{goals}.",
         f"**You need:** {lesson['needs']}. **Words:** [glossary](../docs/glossary.md).",
         around,
-        f"**Runs in** {lesson['minutes']} minutes on 2 CPU cores, on the phantom.",
-        launch(settings, f"notebooks/{lesson['name']}.ipynb"),
+        runtime(lesson),
+        f"**Open in** {elsewhere}" if elsewhere else "",
         "*For learning, not for diagnosis.*",
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def runtime(lesson: dict) -> str:
+    drawn, real = duration(lesson["minutes"]), duration(lesson.get("real_minutes"))
+    real = f", in {real} on the real ones" if "real_minutes" in lesson else ""
+    return f"**Runs in** {drawn} on the drawn images{real} (2 processor cores)."
 
 
 def opening_of_solutions(settings: dict, number: int) -> str:
@@ -85,10 +122,14 @@ def install(settings: dict, number: str) -> list[NotebookNode]:
         return []
     source = (
         "import importlib.util\n\n"
-        'if importlib.util.find_spec("xrayhelpers") is None:  # on Colab: fetch what is missing\n'
+        f'address = "git+https://github.com/{repository}@{branch}"\n'
+        'if importlib.util.find_spec("xrayhelpers") is None:  # fetch what Colab lacks\n'
         "    !pip list --format=freeze > have.txt\n"
-        f'    address = "git+https://github.com/{repository}@{branch}"\n'
-        "    %pip install -q -c have.txt {address}"
+        "    %pip install -q -c have.txt {address}\n\n"
+        "# On Colab, each lesson has a computer of its own. Lessons 7 to 9 find the results\n"
+        "# of the others if all keep them in your Google Drive: uncomment these lines.\n"
+        '# from google.colab import drive; drive.mount("/content/drive")\n'
+        "# %env XRAYS_RUN=/content/drive/MyDrive/xrays"
     )
     return [new_code_cell(source, id=f"{number}-install")]
 
@@ -172,7 +213,8 @@ def generate(path: Path, settings: dict) -> NotebookNode:
         first.insert(0, new_markdown_cell(opening(settings, place), id=f"{number}-opening"))
         body, references = take_references(body, number)
         asked = new_markdown_cell(quiz(load(f"quizzes/{path.stem}.toml")["question"]), id=f"{number}-quiz")
-        made = [*first, *body, *exercises(path.parent / "solutions" / path.name), asked, *references]
+        last = new_markdown_cell(feedback(settings, place), id=f"{number}-feedback")
+        made = [*first, *body, *exercises(path.parent / "solutions" / path.name), asked, *references, last]
     for cell in made:
         old = before.get(cell.id)
         if old is not None and cell.cell_type == old.cell_type == "code" and cell.source == old.source:
@@ -200,16 +242,51 @@ def take_references(cells: list[NotebookNode], number: str) -> tuple[list[Notebo
 
 def table(settings: dict) -> str:
     """The README's table of lessons."""
-    lines = ["| lesson | question | minutes |", "|---|---|---|"]
+    columns = ["lesson", "question", "drawn images", "real images"]
+    columns += ["open in"] if settings["project"]["repository"] else []
+    rows = [columns, ["---"] * len(columns)]
     for n, lesson in enumerate(settings["lesson"], start=1):
         name = f"[{n}. {lesson['title']}](notebooks/{lesson['name']}.ipynb)"
-        lines.append(f"| {name} | {lesson['short']} | {lesson['minutes']} |")
-    return "\n".join(lines) + "\n"
+        times = [duration(lesson["minutes"]), duration(lesson.get("real_minutes"))]
+        rows.append([name, lesson["short"], *times, launch(settings, n)][: len(columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def readme(settings: dict) -> str:
+    """The README with its generated parts, which stand between `<!-- made: name -->` and `<!-- end -->`."""
+    repository = settings["project"]["repository"]
+    home = f"https://github.com/{repository}"
+    made = {"lessons": table(settings)}
+    made["get"] = "Open a terminal in the folder of this collection, and choose one of these ways."
+    made["ask"] = "Ask your teacher or whoever gave you this collection"
+    if repository:
+        made["get"] = (
+            f"```sh\ngit clone {home}\ncd {repository.partition('/')[2]}\n```\n\nThen choose one of these ways."
+        )
+        made["ask"] = f"[Open an issue]({home}/issues)"
+    made["ask"] += ", and add what `python -m xrayhelpers doctor` prints."
     text = (ROOT / "README.md").read_text("utf-8")
-    return re.sub(r"^\| lesson \|.*?\n(?=\n)", lambda _: table(settings), text, flags=re.MULTILINE | re.DOTALL)
+    for name, new in made.items():
+        block = re.compile(rf"(<!-- made: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, found = block.subn(lambda at, new=new: f"{at[1]}\n{new}\n\n{at[2]}", text)
+        if found != 1:
+            raise ValueError(f"README.md holds {found} blocks <!-- made: {name} --> ... <!-- end -->; expected one.")
+    return text
+
+
+def note_repository(repository: str) -> None:
+    """Write a repository into docs/lessons.toml, where every later run finds it.
+
+    Raises
+    ------
+    ValueError
+        If it does not look like name/repo.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"The repository is {repository!r}; expected name/repo as on GitHub.")
+    path = ROOT / "docs" / "lessons.toml"
+    text = re.sub(r'^repository = "[^"]*"', f'repository = "{repository}"', path.read_text("utf-8"), flags=re.MULTILINE)
+    write_atomic(path, text)
 
 
 def notebooks() -> list[Path]:
@@ -218,9 +295,9 @@ def notebooks() -> list[Path]:
 
 
 def main(only: list[str], repository: str | None = None) -> None:
+    if repository:
+        note_repository(repository)
     settings = load("lessons.toml")
-    if repository is not None:
-        settings["project"]["repository"] = repository
     for path in notebooks():
         if only and path.stem[:2] not in only:
             continue
@@ -236,6 +313,6 @@ def main(only: list[str], repository: str | None = None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lessons", nargs="*", help="numbers of lessons, for example 01 02; all if there are none")
-    parser.add_argument("--repository", help="name/repo on GitHub, instead of the one in docs/lessons.toml")
+    parser.add_argument("--repository", help="name/repo on GitHub, noted in docs/lessons.toml")
     given = parser.parse_args()
     main(given.lessons, given.repository)

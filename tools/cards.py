@@ -1,6 +1,6 @@
 """Copy the model and data cards of a run on the phantom into `docs/cards`, where the site shows them.
 
-`python tools/cards.py` after `make run`; lesson 07 writes the cards, nobody types them.
+`python tools/cards.py` after `make run`; lesson 09 writes the cards, nobody types them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def copy_cards(run: Path, target: Path) -> list[str]:
     found = {path.name: path.read_text("utf-8") for path in sorted(run.glob("cards/*.md"))}
     if "- phantom data:" not in found.get("data.md", ""):
         raise ValueError(
-            f"runs/{run.name} holds {len(found)} cards and no data card of the phantom. Type `make run ONLY=07` first."
+            f"runs/{run.name} holds {len(found)} cards and no data card of the phantom. Type `make run ONLY=09` first."
         )
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("*.md"):

@@ -49,7 +49,7 @@ def install(folder: Path) -> None:
     command = "from xrayhelpers._machine import cache_folder; print(cache_folder())"
     said = subprocess.run([python, "-c", command], cwd=folder, capture_output=True, text=True, check=True)
     shutil.copytree(HERE / "cache", said.stdout.strip(), dirs_exist_ok=True)
-    print(f"Done. Now type:\n  cd {folder}\n  {python.relative_to(folder)} -m jupyterlab notebooks/01_eda.ipynb")
+    print(f"Done. Now type:\n  cd {folder}\n  {python.relative_to(folder)} {Path('tools/lab.py')}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -101,8 +102,11 @@ def convert_value(name: str, value: Any, default: Any) -> Any:
     if default is not None and value is not None and type(value) is not type(default):
         raise ValueError(
             f"The parameter {name} is {value!r}, but a value like {default!r} ({type(default).__name__}) "
-            f"was expected. Type for example `-p {name}={default}`."
+            f"was expected. Type for example `-p {shlex.quote(f'{name}={default}')}`."
         )
+    counts = type(default) in (int, float) and default > 0 and value is not None  # a seed, whose default is 0, does not
+    if counts and value <= 0:
+        raise ValueError(f"The parameter {name} is {value}; expected more than 0, for example `-p {name}={default}`.")
     return value
 
 

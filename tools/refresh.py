@@ -1,6 +1,6 @@
 """Run lessons, and the solutions of their exercises, on the phantom data and store them, with their outputs, in place.
 
-`make refresh`, or `make refresh ONLY=04,07`.
+`make refresh`, or `make refresh ONLY=04,09`.
 """
 
 from __future__ import annotations

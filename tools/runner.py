@@ -3,7 +3,8 @@
 ``runs/<data>-<hash>/`` holds the executed notebooks, an HTML page of each, ``index.html``, ``status.json``
 and ``results/*.json`` (written by the lessons). The hash stands for the data and for every parameter of every
 lesson, so the same command continues a run that was killed, and other parameters never do. ``runs/latest`` points to
-the last run.
+the last run. Whatever is read from such a folder may be damaged, or come from anywhere: it is checked, and what data
+wrote into an output is shown on a page, never run.
 
 A lesson is skipped when one that it `needs` failed, and run again when one that it `needs` or `reads` has run.
 """
@@ -15,6 +16,7 @@ import html
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -27,8 +29,8 @@ import pandas as pd
 import papermill
 from filelock import FileLock, Timeout
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors.sanitize import SanitizeHTML
 
-import xrayhelpers
 from tools.lessons import (
     KERNEL_ARGUMENTS,
     ROOT,
@@ -38,7 +40,7 @@ from tools.lessons import (
     find_lessons,
     kernel_environment,
 )
-from xrayhelpers._machine import write_atomic
+from xrayhelpers._machine import StorageError, package_digest, setting, storing, write_atomic
 
 #: nbconvert's page without the scripts that it would load from other addresses.
 PAGE = """{% extends 'lab/index.html.j2' %}
@@ -46,6 +48,12 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
 {% block data_png %}{% set alt = output | get_metadata('alt', 'image/png') or '' %}
 {{ super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}{% endblock %}"""
+
+#: What may be in an output: the tags of tables, cards and exercises; no script, no event, no address that runs code.
+SAFE = SanitizeHTML()
+SAFE.tags = [*SAFE.tags, "br", "details", "div", "hr", "p", "pre", "span", "summary", *(f"h{n}" for n in range(1, 7))]
+SAFE.tags += ["caption", "table", "tbody", "td", "tfoot", "th", "thead", "tr"]
+SAFE.attributes = {**SAFE.attributes, "*": ["border", "class", "colspan", "open", "rowspan", "style"]}
 
 INDEX = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
@@ -102,7 +110,7 @@ def run_lessons(
     name : str, optional
         Name of the run's folder instead of ``<data>-<hash>``.
     force : bool
-        Run complete lessons again, too.
+        Run complete lessons again, too, without the checkpoints and the search that they keep.
     root : Path
         Holds ``notebooks/`` and gets ``runs/``; the lessons' working folder.
     wait : bool
@@ -111,7 +119,10 @@ def run_lessons(
     Raises
     ------
     ValueError, FileNotFoundError
-        Unknown lesson, parameter or data, or a run of this name is going on: before any lesson starts.
+        Unknown lesson, parameter or data, a run of this name is going on, or one of other data has this name: before
+        any lesson starts.
+    StorageError
+        The run's folder cannot be made.
     """
     root = Path(root).resolve()
     lessons, given = find_lessons(root, only), dict(parameters or {})
@@ -120,32 +131,37 @@ def run_lessons(
         raise ValueError(f"--name {name!r} is not the name of a folder for a run. Type for example `--name monday`.")
     identity, words = ["lessons", []], "The lessons' own data."
     if data is not None:
-        from xrayhelpers.data import open_data
+        from xrayhelpers.data import fingerprint, load_index, open_data
 
-        source = open_data(data)
-        identity, words = [source.name, list_files(source.folder)], str(source)
+        source = open_data(data, given.get("classes", ""))
+        identity, words = [source.name, fingerprint(load_index(source.folder)), setting("XRAYS_CLASSES")], str(source)
         if any("data" in lesson.parameters for lesson in lessons):
             given["data"] = data if source.name == "phantom" else seen_from(root, source.folder)
     values = choose_parameters(lessons, given)
     everything = choose_parameters(find_lessons(root), given)  # so that `--only` is a part of the whole run
     folder = root / "runs" / (name or f"{identity[0]}-{digest_of(identity, everything)[:8]}")
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=-1 if wait else 0):
-            return _run_in(folder, lessons, values, words, force, root)
+            return _run_in(folder, lessons, values, words, digest_of(identity), force, root)
     except Timeout:
         raise ValueError(
             f"Another run is writing to runs/{folder.name}. Wait until it ends, or type `--name another`."
         ) from None
 
 
-def _run_in(folder: Path, lessons: list[Lesson], values: Mapping[str, dict], data: str, force: bool, root: Path) -> Run:
+def _run_in(
+    folder: Path, lessons: list[Lesson], values: Mapping[str, dict], data: str, identity: str, force: bool, root: Path
+) -> Run:
+    owner, outcomes = read_status(folder / "status.json")
+    if owner not in ("", identity):
+        raise ValueError(f"runs/{folder.name} holds results of other data. Type `--name {folder.name}-2`, or another.")
     point_latest(folder)
-    status = folder / "status.json"
-    known = json.loads(status.read_text("utf-8"))["lessons"] if status.exists() else {}
-    outcomes = {key: Outcome(**value) for key, value in known.items()}
     ran, here = set(), {}
     print(f"{data}\nWriting to {folder.relative_to(root)}", flush=True)
+    if force:
+        forget(folder, lessons)
     for lesson in lessons:
         digest, before = digest_lesson(lesson, values[lesson.name]), outcomes.get(lesson.name)
         failed = [need for need in lesson.needs if need in here and here[need].state in ("failed", "skipped")]
@@ -160,9 +176,39 @@ def _run_in(folder: Path, lessons: list[Lesson], values: Mapping[str, dict], dat
             ran.add(lesson.name)
         here[lesson.name] = outcomes[lesson.name] = outcome
         print(f"{lesson.name:<20} {outcome.state:<8} {outcome.seconds / 60:5.1f} min  {outcome.message}", flush=True)
-        write_atomic(status, json.dumps({"data": data, "lessons": {k: asdict(v) for k, v in outcomes.items()}}))
-        write_index(folder, data, outcomes)
+        noted = {"data": data, "identity": identity, "lessons": {k: asdict(v) for k, v in outcomes.items()}}
+        try:
+            write_atomic(folder / "status.json", json.dumps(noted))
+            write_index(folder, data, outcomes)
+        except StorageError as error:  # the other lessons may still fit, and this one is run again the next time
+            print(error, flush=True)
     return Run(folder, here)
+
+
+def read_status(path: Path) -> tuple[str, dict[str, Outcome]]:
+    """Read what an earlier run noted: a digest of its data ("" if unknown), and the lessons' outcomes."""
+    try:
+        status, outcomes = json.loads(path.read_text("utf-8")), {}
+        for name, kept in status["lessons"].items():
+            if re.fullmatch(r"\d\d_\w+", name):
+                texts = (str(kept["state"]), float(kept["seconds"]), str(kept["digest"]), str(kept["message"]))
+                outcomes[name] = Outcome(*texts)
+        return str(status.get("identity", "")), outcomes
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        print(f"{path.name} is damaged ({type(error).__name__}: {error}), so all lessons run again.", flush=True)
+        return "", {}
+
+
+def forget(folder: Path, lessons: Iterable[Lesson]) -> None:
+    """Delete the checkpoints and the search of a run, where one of these lessons keeps them."""
+    text = "\n".join(cell for lesson in lessons for cell in lesson.cells)
+    if "checkpoints" in text:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if "search.db" in text:
+        for path in folder.glob("search.db*"):
+            path.unlink()
 
 
 def execute(lesson: Lesson, values: Mapping[str, Any], folder: Path, root: Path) -> tuple[float, str]:
@@ -175,13 +221,15 @@ def execute(lesson: Lesson, values: Mapping[str, Any], folder: Path, root: Path)
     how = {"kernel_name": "python3", "language": "python", "extra_arguments": KERNEL_ARGUMENTS}
     print(f"{lesson.name:<20} started {time.strftime('%H:%M')}", flush=True)
     try:
-        with kernel_environment(folder):
+        with kernel_environment(folder), storing(executed):
             papermill.execute_notebook(lesson.path, executed, dict(values), cwd=root, progress_bar=bar, **how)
     except Exception as error:  # whatever stops one lesson, the others still run
         message = describe_failure(error, executed)
     seconds = round(time.monotonic() - started, 1)
-    if executed.exists():
+    try:
         write_page(executed)
+    except (OSError, ValueError) as error:  # no notebook, or half of one
+        message = message or f"no page: {error}"
     return seconds, message
 
 
@@ -190,6 +238,8 @@ def describe_failure(error: Exception, executed: Path) -> str:
     what = f"{type(error).__name__}: {error}"
     if isinstance(error, papermill.PapermillExecutionError):
         what = f"{error.ename}: {error.evalue}"
+    if isinstance(error, StorageError):
+        return str(error)
     cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
     cells = [cell for cell in cells if cell.cell_type == "code"]
     cells = [cell for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
@@ -209,15 +259,7 @@ def digest_of(*parts: Any) -> str:
 
 def digest_lesson(lesson: Lesson, values: Mapping[str, Any]) -> str:
     """Return a digest of what decides the outcome: a lesson's cells and parameters, and the package's code."""
-    package = [path.read_text("utf-8") for path in sorted(Path(xrayhelpers.__file__).parent.glob("*.py"))]
-    return digest_of(lesson.cells, values, package)
-
-
-def list_files(folder: Path) -> list[tuple[str, int]]:
-    """List (relative name, bytes) of all images below a folder: cheap, and different for different data."""
-    litter = {"thumbs.db", "desktop.ini"}
-    files = (path for path in Path(folder).rglob("[!.]*") if path.name.lower() not in litter and path.is_file())
-    return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
+    return digest_of(lesson.cells, values, package_digest())
 
 
 def seen_from(root: Path, folder: Path) -> str:
@@ -241,14 +283,26 @@ def point_latest(folder: Path) -> None:
 
 
 def write_page(executed: Path) -> None:
-    """Write the HTML page of an executed notebook beside it; it needs no network to be read."""
+    """Write the HTML page of an executed notebook beside it; it needs no network to be read.
+
+    The notebook itself loses the paths of this machine that papermill noted.
+    """
     notebook = nbformat.read(executed, as_version=4)
+    for key in {"input_path", "output_path"} & set(notebook.metadata.get("papermill", {})):
+        notebook.metadata.papermill[key] = executed.name
+    write_atomic(executed, nbformat.writes(notebook) + "\n")
     for cell in notebook.cells:
         if "outputs" in cell:  # without a kernel a widget shows nothing: its static figure is kept
             cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
+            for output in cell.outputs:  # pandas brings a style sheet with each table; the page has its own
+                if "text/html" in output.get("data", {}):
+                    output.data["text/html"] = re.sub(r"(?s)<style.*?</style>", "", output.data["text/html"])
+            cell.outputs = SAFE.sanitize_code_outputs(cell.outputs)
     notebook.metadata.pop("widgets", None)
     exporter = HTMLExporter(raw_template=PAGE, anchor_link_text=" ")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": executed.stem}})
+    # In Markdown, a link may run code; ours are addresses, or names without a colon.
+    page = re.sub(r'(<a\b[^>]*? href=")(?!https?:|mailto:|[^":&]*")[^"]*"', r'\1#"', page)
     # Links to other lessons lead to their pages, and links to the repository start two folders higher.
     page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)
     page = page.replace('href="../docs/', 'href="../../docs/').replace(
@@ -263,7 +317,10 @@ def collect_results(folder: Path) -> Any:
         return None
     from xrayhelpers.results import read_results, results_table
 
-    return results_table(read_results(folder / "results"))
+    try:
+        return results_table(read_results(folder / "results"))
+    except FileNotFoundError:  # none of the files is a result
+        return None
 
 
 def write_index(folder: Path, data: str, outcomes: Mapping[str, Outcome]) -> None:
@@ -271,7 +328,7 @@ def write_index(folder: Path, data: str, outcomes: Mapping[str, Outcome]) -> Non
     lessons = pd.DataFrame(
         {
             "lesson": f'<a href="{name}.html">{name}</a>',
-            "state": outcome.state,
+            "state": html.escape(outcome.state),
             "minutes": f"{outcome.seconds / 60:.1f}",
             "note": html.escape(outcome.message),
         }

@@ -26,20 +26,32 @@ import yaml
 
 from tools.lessons import ROOT, Lesson, choose_parameters, find_lessons
 from tools.runner import run_lessons
-from xrayhelpers._machine import cores, write_atomic
+from xrayhelpers._machine import cores, setting, write_atomic
 
 #: What TensorFlow, and the libraries below NumPy and scikit-learn, ask for the number of their threads.
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 EXAMPLE = "lessons: [04]\nparameters:\n  seed: [0, 1, 2]\n  epochs: 3"
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's plain values; a key that is there twice is an error, for which one would count?"""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Build one mapping."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for number, key in enumerate(keys) if key in keys[:number]]:
+            raise yaml.YAMLError(f"{twice[0]} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class Sweep:
-    """What a file asks for: the lessons, the data, and one mapping of parameters per combination."""
+    """What a file asks for: the lessons, the data with its classes, and one mapping of parameters per combination."""
 
     lessons: list[Lesson]
     data: str
     combinations: list[dict[str, Any]]
+    classes: str = ""
 
 
 def read_sweep(path: Path, data: str = "phantom", root: Path = ROOT) -> Sweep:
@@ -62,8 +74,8 @@ def read_sweep(path: Path, data: str = "phantom", root: Path = ROOT) -> Sweep:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Write one, for example:\n{EXAMPLE}")
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
+        content = yaml.load(path.read_text("utf-8"), UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path.name} is not YAML ({error}). A sweep looks like this:\n{EXAMPLE}") from error
     if not isinstance(content, dict) or not set(content) <= {"lessons", "parameters", "data"}:
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -71,6 +83,8 @@ def read_sweep(path: Path, data: str = "phantom", root: Path = ROOT) -> Sweep:
     wanted, given = content.get("lessons"), content.get("parameters")
     if not isinstance(wanted, list) or not wanted or not isinstance(given, dict) or not given:
         raise ValueError(f"{path.name} needs a list `lessons` and a mapping `parameters`. For example:\n{EXAMPLE}")
+    if not isinstance(content.get("data", data), str) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"`data` of {path.name} must be text, and so must be the names in `parameters`.")
     lessons = find_lessons(root, [str(word) for word in wanted])
     choices = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
     for name, values in choices.items():
@@ -79,7 +93,7 @@ def read_sweep(path: Path, data: str = "phantom", root: Path = ROOT) -> Sweep:
     combinations = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     for combination in combinations:
         choose_parameters(lessons, combination)  # papermill would only warn of a name that it does not know
-    return Sweep(lessons, str(content.get("data") or data), combinations)
+    return Sweep(lessons, content.get("data", data), combinations, setting("XRAYS_CLASSES"))
 
 
 def run_sweep(sweep: Sweep, table: Path, workers: int = 1, scheduler: str = "", force: bool = False) -> bool:
@@ -156,6 +170,7 @@ def run_combination(sweep: Sweep, combination: Mapping[str, Any], force: bool, t
     """Run one combination; return state, minutes, what went wrong, and the rows of its results."""
     with _turn, redirect_stdout(io.StringIO()):
         os.environ |= dict.fromkeys(THREADS, str(threads)) | {"XRAYS_PROGRESS": "off"}
+        os.environ["XRAYS_CLASSES"] = sweep.classes  # a Dask worker has an environment of its own
         root = sweep.lessons[0].path.parents[1]
         names = [lesson.name for lesson in sweep.lessons]
         run = run_lessons(names, sweep.data, combination, force=force, root=root, wait=True)
@@ -170,11 +185,18 @@ def tidy_results(sweep: Sweep, combination: Mapping[str, Any], folder: Path) -> 
     """Return one row per model of a combination's run: the run, the parameters that the lesson knows, the metrics."""
     if not any((folder / "results").glob("*.json")):
         return []
-    from xrayhelpers.results import read_results, results_table
+    from xrayhelpers.results import read_results
 
     known = {lesson.name: lesson.parameters for lesson in sweep.lessons}
     found = [result for result in read_results(folder / "results") if result.lesson in known]
-    rows = results_table(found, intervals="columns")
+    ends, rows = {"value": "", "low": "_low", "high": "_high"}, []
+    for result in found:
+        row = {"lesson": result.lesson, "model": result.model, "protocol": result.protocol}
+        row |= {"images": len(result.scores), "threshold": result.threshold}
+        for name, figures in result.metrics[list(ends)].iterrows():
+            row |= {name + end: figures[column] for column, end in ends.items()}
+        rows.append(row)
+    rows = pd.DataFrame(rows)
     for place, (name, value) in enumerate(combination.items(), start=3):
         if name not in rows:  # `protocol` is a column of the results already
             values = [value if name in known[lesson] else None for lesson in rows["lesson"]]

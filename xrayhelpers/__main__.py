@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
@@ -17,10 +18,20 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        gone = str(error) == "[Errno 2] No such file or directory"  # os.getcwd() names no file
+        raise click.ClickException("The folder you are in is gone. Type: cd ~" if gone else str(error)) from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands with plain errors."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Run the command that was typed."""
+        with plain_errors():
+            return super().invoke(context)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xrayhelpers")
 def main() -> None:
     """Fetch images for the chest X-ray lessons, and look at this machine. For learning, not for diagnosis."""
@@ -32,24 +43,24 @@ def fetch() -> None:
 
 
 @fetch.command("kaggle")
-@click.option("--to", "destination", default="data", type=click.Path(path_type=Path), help="Where to put chest_xray/.")
-def fetch_kaggle(destination: Path) -> None:
+@click.option("--to", "destination", default="data", help="Where to put chest_xray/.")
+def fetch_kaggle(destination: str) -> None:
     """Download and unpack the real images (2.3 GB); run it again after an interruption."""
-    with plain_errors():
-        from xrayhelpers import _kaggle
+    from xrayhelpers import _kaggle
 
-        click.echo(_kaggle.fetch_kaggle(destination))
+    click.echo(_kaggle.fetch_kaggle(destination))
 
 
 @fetch.command("folder")
-@click.argument("path", type=click.Path(path_type=Path))
-def fetch_folder(path: Path) -> None:
+@click.argument("path")
+@click.option("--classes", default="", help="Labels of class folders with other names: healthy=0,ill=1")
+def fetch_folder(path: str, classes: str) -> None:
     """Look at a folder of your own and say how to use it."""
-    with plain_errors():
-        from xrayhelpers.data import open_data
+    from xrayhelpers.data import open_data
 
-        source = open_data(path)
-    click.echo(f'{source}\nUse it: make run DATA="{path}", or data = "{path}" in a notebook.')
+    os.environ.update({"XRAYS_CLASSES": classes} if classes else {})
+    source, words = open_data(path), ["--data", path, *(["--classes", classes] if classes else [])]
+    click.echo(f"{source}\nUse it: python tools/run.py {shlex.join(words)}, or data = {path!r} in a notebook.")
 
 
 @fetch.command("phantom")
@@ -60,10 +71,9 @@ def fetch_folder(path: Path) -> None:
 def fetch_phantom(train: int, test: int, val: int, seed: int) -> None:
     """Draw the embedded data, in any size."""
     data = f"phantom:train={train},test={test},val={val},seed={seed}"
-    with plain_errors():
-        from xrayhelpers.data import open_data
+    from xrayhelpers.data import open_data
 
-        source = open_data(data)
+    source = open_data(data)
     click.echo(f'{source.folder}\nUse it: make run DATA="{data}", or data = "{data}" in a notebook.')
 
 
@@ -85,22 +95,22 @@ def cache() -> None:
 @cache.command("list")
 def cache_list() -> None:
     """List what is kept, with its size."""
-    from xrayhelpers._machine import list_cache
+    from xrayhelpers._machine import MOST_CACHE, list_cache
 
     sizes = list_cache()
     for name, size in sizes.items():
         click.echo(f"{size / 1e6:9.1f} MB  {name}")
-    click.echo(f"{sum(sizes.values()) / 1e6:9.1f} MB  in all")
+    click.echo(f"{sum(sizes.values()) / 1e6:9.1f} MB  in all. Stores of pixels and features that were not used for a")
+    click.echo(f"day are deleted, oldest first, when these have more than {MOST_CACHE / 1e9:g} GB.")
 
 
 @cache.command("clear")
 @click.confirmation_option(prompt="Delete it all? It is made again when needed.")
 def cache_clear() -> None:
     """Delete what is kept, and nothing else; it is made again when needed."""
-    with plain_errors():
-        from xrayhelpers._machine import clear_cache
+    from xrayhelpers._machine import clear_cache
 
-        deleted, left = clear_cache()
+    deleted, left = clear_cache()
     click.echo(f"{deleted / 1e6:.1f} MB deleted.")
     if left:
         click.echo(f"{left} other files or folders there are not from this package: they stay.")

@@ -33,21 +33,23 @@ class Check(NamedTuple):
 def check_all() -> Iterator[Check]:
     """Make all checks, the slow one last; nothing is downloaded, and no path of a key or home folder is shown."""
     yield Check("xrayhelpers", __version__)
+    advice = "install Python 3.11, 3.12 or 3.13: TensorFlow has no wheels for others"
     fits = (3, 11) <= sys.version_info < (3, 14)
-    advice = "" if fits else "install Python 3.11, 3.12 or 3.13: TensorFlow has no wheels for others"
-    yield Check("python", platform.python_version(), advice)
+    yield Check("python", platform.python_version(), "" if fits else advice)
     for package in PACKAGES:
         try:
             yield Check(package, version(package))
         except PackageNotFoundError:
             yield Check(package, "not installed", INSTALL)
-    free = psutil.virtual_memory().available
-    advice = "" if free > LEAST_MEMORY else "close other programs and kernels, or set image_size = 48 in lessons 05, 06"
-    yield Check("memory", f"{free / 1e9:.1f} GB free", advice)
+    free, advice = (
+        psutil.virtual_memory().available,
+        "close other programs, or set image_size = 48 in lessons 05, 06",
+    )
+    yield Check("memory", f"{free / 1e9:.1f} GB free", "" if free > LEAST_MEMORY else advice)
+    advice = "make room, or let XRAYS_CACHE name a folder on a larger disk"
     for name, folder in (("disk, here", Path.cwd()), ("disk, cache", cache_folder())):
         free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-        advice = "" if free > LEAST_FREE else "make room, or let XRAYS_CACHE name a folder on a larger disk"
-        yield Check(name, f"{free / 1e9:.0f} GB free", advice)
+        yield Check(name, f"{free / 1e9:.0f} GB free", "" if free > LEAST_FREE else advice)
     yield _check_data()
     yield _check_weights()
     try:
@@ -67,24 +69,22 @@ def check_all() -> Iterator[Check]:
 
 def _check_data() -> Check:
     """Say which data a lesson with ``data = "auto"`` opens."""
+    if default_data().startswith("phantom"):
+        return Check("data", "the embedded phantom", "for the real images: python -m xrayhelpers fetch kaggle")
     try:
         from xrayhelpers.data import open_data
 
-        if not default_data().startswith("phantom"):
-            return Check("data", str(open_data("auto")))
+        return Check("data", str(open_data("auto")))
     except DataError as error:
         return Check("data", "not usable", str(error))
     except ImportError as error:  # what is missing has a line of its own
         return Check("data", f"cannot be looked at ({error})", INSTALL)
-    return Check("data", "the embedded phantom", "for the real images: python -m xrayhelpers fetch kaggle")
 
 
 def _check_weights() -> Check:
     """Say where VGG16's weights would come from, without fetching them."""
     if named := setting_path("XRAYS_VGG16_WEIGHTS"):
-        found, advice = ("found", "") if named.is_file() else ("missing", "unset it")
-        return Check("VGG16 weights", f"XRAYS_VGG16_WEIGHTS, {found}", advice)
+        return Check("VGG16 weights", "XRAYS_VGG16_WEIGHTS", "" if named.is_file() else "no such file: unset it")
     keras = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-    if any(keras.glob("vgg16*notop*")) or any((cache_folder() / "vgg16").glob("*")):
-        return Check("VGG16 weights", "in the cache")
-    return Check("VGG16 weights", "not here yet: lesson 05 fetches 56 MB once")
+    here = any(keras.glob("vgg16*notop*")) or any((cache_folder() / "vgg16").glob("*"))
+    return Check("VGG16 weights", "in the cache" if here else "not here yet: lesson 05 fetches 56 MB once")

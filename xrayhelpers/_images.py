@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import io
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xrayhelpers._machine import DataError
@@ -14,7 +21,8 @@ from xrayhelpers._machine import DataError
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
 INTERPOLATIONS = ("nearest", "bilinear", "area")
 FORMATS = ("JPEG", "PNG")  # the JPEG reader also opens the photographs of several pictures (MPO) of telephones
-SMALLEST_SIDE, MOST_PIXELS = 16, 64_000_000
+SMALLEST_SIDE, MOST_PIXELS, MOST_BYTES = 16, 25_000_000, 200_000_000
+MOST_SCANNED = 400_000_000  # pixels times scans: a progressive JPEG of a thousand scans takes as long as 1,000 files
 ORIENTATION = 274  # the EXIF tag; 5 to 8 swap width and height
 
 
@@ -22,70 +30,113 @@ class UnreadableError(DataError):
     """One file is not an image that this package can use; the text is the reason alone."""
 
 
-def read_header(path: str | Path) -> tuple[int, int, str]:
-    """Read width, height (upright, pixels) and color mode (Pillow's) of an image without decoding it.
+def inspect(path: str | Path) -> dict:
+    """Describe one image, and listen to what its decoder says.
+
+    Returns
+    -------
+    dict
+        width, height (upright, pixels); mode (Pillow's; a PNG of 16 bits says how many of them hold the picture, for
+        example "I;12"); sha256 of the file; damage: "", or why some pixels must be wrong although it can be decoded.
 
     Raises
     ------
     UnreadableError
-        With the reason in words, for whatever is wrong with the file.
+        If there is nothing to be seen.
     """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (*IMAGE_SUFFIXES, ""):
+        raise UnreadableError(f"ends in {suffix}; expected {', '.join(IMAGE_SUFFIXES)}")
+    content = _content(path)
+    facts = dict(zip(("width", "height", "mode"), _header(content), strict=True), bytes=len(content), damage="")
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise UnreadableError("empty file (0 bytes)")
-            start = file.read(132)
-            if start[128:] == b"DICM":
-                return _dicom_header(path)
-            file.seek(max(0, size - 65536))
-            tail = file.read()
-        with Image.open(path, formats=FORMATS) as image:
-            width, height, mode, frames = *image.size, image.mode, getattr(image, "n_frames", 1)
-            if "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5:
-                width, height = height, width
-            end = b"IEND" if image.format == "PNG" else b"\xff\xd9"
-            animated = image.format == "PNG" and frames > 1
+        if content[128:132] == b"DICM":
+            _read_dicom(content)
+        elif content[:2] == b"\xff\xd8":
+            # An eighth of the size spares the arithmetic: the whole file is read, and each warning heard.
+            simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
+            if not all(_smooth(tuple(table)) for table in Image.open(io.BytesIO(content)).quantization.values()):
+                raise ValueError("a quantization table has an odd entry")
+        else:
+            Image.open(io.BytesIO(content)).verify()
+            if facts["mode"].endswith(";16"):
+                facts["mode"] = f"{facts['mode'][:-2]}{_sixteen_bits(content)[1]}"
+    except Exception as error:  # libjpeg's words, Pillow's, or pydicom's
+        facts["damage"] = f"damaged: {error}"
+        _decode(content)  # where this fails as well, there is no picture
+    return {**facts, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _content(path: str | Path) -> bytes:
+    """Read a file, if it is one (a pipe would be waited for) of a size that an image can have."""
+    try:
+        str(path).encode()
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableError("a folder, pipe or device; an image file expected")
+        if not 0 < about.st_size <= MOST_BYTES:
+            size = f"{about.st_size:,} bytes; at most {MOST_BYTES:,} expected"
+            raise UnreadableError(size if about.st_size else "empty file (0 bytes)")
+        return Path(path).read_bytes()
+    except UnicodeEncodeError:
+        raise UnreadableError("path is not UTF-8") from None
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from error
+
+
+def _header(content: bytes) -> tuple[int, int, str]:
+    """Read width, height (upright, pixels) and color mode (Pillow's) of an image without decoding it."""
+    frames, kind, end, scans = 1, "a DICOM series", b"", 1
+    with _in_words("broken header: "):
+        if content[128:132] == b"DICM":
+            width, height, mode, frames = _dicom_header(content)
+        else:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                width, height, mode = *image.size, image.mode
+                if "exif" in image.info and 5 <= image.getexif().get(ORIENTATION, 1) <= 8:
+                    width, height = height, width
+                if image.format == "PNG":
+                    kind, frames, end = "an animation", getattr(image, "n_frames", 1), b"IEND"
+                    mode = mode if content[24] < 16 else "RGB;16" if content[25] in (2, 6) else "I;16"
+                else:
+                    end, scans = b"\xff\xd9", content.count(b"\xff\xda")
+    if frames > 1:
+        raise UnreadableError(f"{kind} of {frames} frames; one image expected")
+    if end not in content[-65536:]:
+        raise UnreadableError("truncated: the end of the image is missing")
+    if min(width, height) < SMALLEST_SIDE or width * height > MOST_PIXELS:
+        wanted = f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE} and at most {MOST_PIXELS:,} in all expected"
+        raise UnreadableError(f"{width} x {height} pixels; {wanted}")
+    if scans * width * height > MOST_SCANNED:
+        raise UnreadableError(f"{scans} scans of {width} x {height} pixels; at most {MOST_SCANNED:,} in all expected")
+    return width, height, mode
+
+
+@contextlib.contextmanager
+def _in_words(before: str) -> Iterator[None]:
+    """Turn whatever a decoder raises on a broken file (OSError, SyntaxError, struct.error, ...) into one error."""
+    try:
+        yield
     except UnreadableError:
         raise
     except UnidentifiedImageError:
         raise UnreadableError("not a JPEG, PNG or DICOM image") from None
-    except OSError as error:
-        raise UnreadableError(error.strerror or f"broken header: {error}") from error
-    except Exception as error:  # Pillow's parsers raise many kinds of errors on broken files
-        raise UnreadableError(f"broken header: {error}") from error
-    if animated:
-        raise UnreadableError(f"an animation of {frames} frames; one image expected")
-    if end not in tail:
-        raise UnreadableError("truncated: the end of the image is missing")
-    return _checked(width, height, mode)
+    except Exception as error:
+        raise UnreadableError(f"{before}{error}") from error
 
 
-def _checked(width: int, height: int, mode: str) -> tuple[int, int, str]:
-    if min(width, height) < SMALLEST_SIDE:
-        raise UnreadableError(f"{width} x {height} pixels; at least {SMALLEST_SIDE} x {SMALLEST_SIDE} expected")
-    if width * height > MOST_PIXELS:
-        raise UnreadableError(f"{width} x {height} pixels; at most {MOST_PIXELS:,} in all expected")
-    return width, height, mode
+@functools.lru_cache
+def _smooth(table: tuple[int, ...]) -> bool:
+    """Whether each entry of a quantization table is like its neighbors, as those of all encoders are."""
+    steps = np.asarray(table, float)
+    near = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(steps, 2, "edge"), 5), axis=1)
+    return bool((steps.min() > 0) and (steps <= 4 * near + 8).all() and (near <= 4 * steps + 8).all())
 
 
-def _dicom_header(path: str | Path) -> tuple[int, int, str]:
-    try:
-        import pydicom
-    except ImportError:
-        raise UnreadableError("a DICOM file: pip install pydicom") from None
-    header = pydicom.dcmread(path, stop_before_pixels=True)
-    if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise UnreadableError(f"a DICOM series of {header.NumberOfFrames} frames; one image expected")
-    mode = "RGB" if header.SamplesPerPixel == 3 else "L" if header.BitsAllocated == 8 else "I;16"
-    return _checked(int(header.Columns), int(header.Rows), mode)
-
-
-def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
+def read_image(path: str | Path, channels: int = 3, mode: str = "") -> np.ndarray:
     """Decode one image at full size, upright.
 
-    16-bit images are scaled by 12 bits where no value is above 4095 (as radiographs are), else by 16. Transparency is
-    dropped; palettes and CMYK become RGB.
+    Transparency is dropped; palettes and CMYK become RGB.
 
     Parameters
     ----------
@@ -93,6 +144,9 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         A JPEG, PNG or DICOM file.
     channels : int
         3 (RGB) or 1 (grey).
+    mode : str
+        From the index, where a PNG of 16 bits has for example "I;12": the upper 8 of 12 bits are taken, as for all
+        files of its folder. Without it, the depth is read off this file alone.
 
     Returns
     -------
@@ -103,21 +157,21 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
     UnreadableError
         If the file is broken; the text names the file and the reason.
     """
-    return _as_array(_open_upright(path), channels)
+    return _as_array(_open_upright(path, mode=mode), channels)
 
 
-def read_resized(path: str | Path, size: int, channels: int, interpolation: str) -> np.ndarray:
+def read_resized(path: str | Path, size: int, channels: int, interpolation: str, mode: str = "") -> np.ndarray:
     """Decode and resize one image (see `load_images`); uint8, size x size x channels."""
     if interpolation == "nearest":
         # Resizing first gives the same pixels as Keras's load_img, which converts first, at a fraction of the work.
-        image = _open_upright(path)
+        image = _open_upright(path, mode=mode)
         palette = image.mode not in ("L", "RGB")
         image = image.convert("L" if channels == 1 else "RGB") if palette else image
         return _as_array(image.resize((size, size), Image.Resampling.NEAREST), channels)
     # Three times the size keeps the average an average: on originals it differs from the full decode by 0.6, 0.4 and
     # 0.1 of 255 grey levels on average at 32, 64 and 128 px, and takes 2.8 instead of 9.9 ms per image at 64 px.
     area = interpolation == "area"
-    full = _as_array(_open_upright(path, shrink_to=3 * size if area else None), channels)
+    full = _as_array(_open_upright(path, shrink_to=3 * size if area else None, mode=mode), channels)
     small = cv2.resize(full, (size, size), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
     return small.reshape(size, size, channels)
 
@@ -128,43 +182,91 @@ def _as_array(image: Image.Image, channels: int) -> np.ndarray:
     return array[..., None] if channels == 1 else array
 
 
-def _open_upright(path: str | Path, shrink_to: int | None = None) -> Image.Image:
+def _open_upright(path: str | Path, shrink_to: int | None = None, mode: str = "") -> Image.Image:
     """Decode one image to an 8-bit Pillow image; `shrink_to` lets a JPEG be decoded at a half, quarter or eighth."""
     try:
-        read_header(path)  # what the index refuses (too large, truncated, animated) is refused here as well
-        with open(path, "rb") as file:
-            if file.read(132)[128:] == b"DICM":
-                return Image.fromarray(_read_dicom(path))
-        with Image.open(path, formats=FORMATS) as image:
+        content = _content(path)
+        _header(content)  # what the index refuses (too large, truncated, ...) is refused here as well
+        return _decode(content, shrink_to, mode)
+    except UnreadableError as error:
+        raise UnreadableError(f"{Path(path).name}: {error}") from error
+
+
+def _decode(content: bytes, shrink_to: int | None = None, mode: str = "") -> Image.Image:
+    """See `_open_upright`."""
+    with _in_words("cannot be decoded: "):
+        if content[128:132] == b"DICM":
+            return Image.fromarray(_read_dicom(content))
+        if content[:4] == b"\x89PNG" and content[24] == 16:
+            values, bits = _sixteen_bits(content)
+            values >>= int(mode.partition(";")[2] or bits) - 8
+            return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if shrink_to is not None:
                 image.draft(None, (shrink_to, shrink_to))
             image.load()
-            if image.mode.startswith("I"):
-                values = np.asarray(image).astype(np.int64)
-                image = Image.fromarray((values >> (4 if values.max() <= 4095 else 8)).clip(0, 255).astype(np.uint8))
-            elif "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            return image
-    except UnreadableError as error:
-        raise UnreadableError(f"{Path(path).name}: {error}") from error
-    except Exception as error:  # decoders raise anything on broken files: OSError, SyntaxError, struct.error, ...
-        raise UnreadableError(f"{Path(path).name}: cannot be decoded ({error})") from error
+            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1
+            return ImageOps.exif_transpose(image) if turned else image
 
 
-def _read_dicom(path: str | Path) -> np.ndarray:
-    """Decode a DICOM file to uint8: rescaled, windowed by its own window, else by its bits stored; bone is white."""
+def _sixteen_bits(content: bytes) -> tuple[np.ndarray, int]:
+    """Decode a PNG of 16 bits: uint16 (height x width, or RGB, which Pillow cuts to 8 bits), and bits that it needs.
+
+    One pixel of a hundred may be above them, as burnt-in marks are.
+    """
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    values = values if values.ndim == 2 else np.ascontiguousarray(values[..., 2::-1])
+    high = np.quantile(values[::4, ::4], 0.99)
+    return values, next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+
+
+def _dicom_header(content: bytes) -> tuple[int, int, str, int]:
+    try:
+        import pydicom
+    except ImportError:
+        raise UnreadableError("a DICOM file: pip install pydicom") from None
+    header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
+    mode = "RGB" if header.SamplesPerPixel == 3 else "L" if header.BitsAllocated == 8 else "I"
+    return int(header.Columns), int(header.Rows), mode, int(header.get("NumberOfFrames") or 1)
+
+
+def _read_dicom(content: bytes) -> np.ndarray:
+    """Decode a DICOM file to uint8 as a viewer shows it: its modality, its window or table, bone white.
+
+    The look-up functions are pydicom's. What is left is to know the range of their results from the header alone, so
+    that a picture does not depend on its own brightest pixel.
+    """
     import pydicom
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_presentation_lut, apply_voi_lut
 
-    data = pydicom.dcmread(path)
-    values = data.pixel_array
-    if values.ndim == 3:
-        return np.ascontiguousarray(values).astype(np.uint8)
-    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
-    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], dtype=np.float32)
-    slope, shift = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
-    values, (low, high) = values * np.float32(slope) + np.float32(shift), ends * slope + shift
-    if data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
-        center, width = (float(np.atleast_1d(data[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
-        low, high = center - width / 2, center + width / 2
-    grey = ((values - low) / max(high - low, 1e-6)).clip(0, 1) * 255
-    return (255 - grey if data.PhotometricInterpretation == "MONOCHROME1" else grey).round().astype(np.uint8)
+    data = pydicom.dcmread(io.BytesIO(content))
+    for tag in [element.tag for element in data if element.is_empty]:
+        del data[tag]
+    kind, shape, bits = (data.get(name) for name in ("PhotometricInterpretation", "PresentationLUTShape", "BitsStored"))
+    if not (kind and bits) or (kind, shape) == ("MONOCHROME1", "IDENTITY"):  # the latter says bone is black, and white
+        raise UnreadableError(f"DICOM of unknown depth or polarity: BitsStored {bits}, {kind}, LUT shape {shape}")
+    raw = data.pixel_array
+    if kind == "PALETTE COLOR":
+        raw = apply_color_lut(raw, data)[..., :3]
+        bits = 8 * raw.itemsize
+    if raw.ndim == 3:  # pydicom has turned YBR into RGB
+        return (raw >> max(bits - 8, 0)).astype(np.uint8)
+    low = -(2 ** (bits - 1)) * data.PixelRepresentation
+    values = apply_modality_lut(np.append(raw, np.array([low, low + 2**bits - 1], raw.dtype)), data)
+    values, ends = values[:-2].reshape(raw.shape), values[-2:].astype(float)
+    tables = [name for name in ("ModalityLUTSequence", "VOILUTSequence") if name in data]
+    values = apply_voi_lut(np.rint(values).astype(np.int64) if "VOILUTSequence" in data else values, data)
+    for name in tables:
+        ends = np.array([0.0, 2 ** data[name][0].LUTDescriptor[2] - 1])
+    if "WindowWidth" not in data:  # pydicom's window with a negative slope runs from the higher end to the lower
+        ends.sort()
+    grey = ((values - ends[0]) / (ends[1] - ends[0])).clip(0, 1)
+    if "PresentationLUTSequence" in data:  # pydicom stretches what it gets: with both ends there is nothing to stretch
+        grey = apply_presentation_lut(np.append(grey, [0, 1]), data)[:-2].reshape(raw.shape)
+        grey = grey / (2 ** data.PresentationLUTSequence[0].LUTDescriptor[2] - 1)
+    elif {"MONOCHROME1": True, "MONOCHROME2": False}[kind] or shape == "INVERSE":
+        grey = 1 - grey
+    if "PixelPaddingValue" in data:  # what the machine did not see
+        around = sorted((data.PixelPaddingValue, data.get("PixelPaddingRangeLimit", data.PixelPaddingValue)))
+        grey = np.where((raw >= around[0]) & (raw <= around[1]), 0, grey)
+    return (255 * grey).round().astype(np.uint8)

@@ -6,11 +6,12 @@ All intervals are 95 % intervals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-BINS = 10  # equally wide bins of the calibration error (Guo et al., 2017, use 15)
 Z = stats.norm.ppf(0.975)
 
 
@@ -103,9 +104,6 @@ def weighted_metrics(
     called_so_far = all_hits + all_alarms
     precision = np.divide(all_hits, called_so_far, out=np.zeros_like(all_hits), where=called_so_far > 0)
     pr_auc = (hits * precision).sum(axis=1) / n_positive
-
-    in_bin = np.eye(BINS)[np.minimum((scores * BINS).astype(int), BINS - 1)]
-    gap = weights @ (in_bin * (scores - labels)[:, None])
     return {
         "sensitivity": sensitivity,
         "specificity": specificity,
@@ -114,7 +112,6 @@ def weighted_metrics(
         "roc_auc": roc_auc,
         "pr_auc": pr_auc,
         "brier": sums[:, 3] / total,
-        "calibration_error": np.abs(gap).sum(axis=1) / total,
     }
 
 
@@ -176,22 +173,46 @@ def effective_patients(
     return n_positive * factor, n_negative * factor
 
 
-def newcombe_interval(auc: float, n_positive: float, n_negative: float) -> tuple[float, float]:
-    """Return an interval of an area under the ROC curve that also works at 1.0 (Newcombe, 2006, part 2, method 5).
+def newcombe_interval(auc: float, n_positive: float, n_negative: float, z: float = Z) -> tuple[float, float]:
+    """Return an interval of an area under the ROC curve that also works at 0 and 1 (Newcombe, 2006, part 2, method 5).
 
     Like Wilson's interval, it holds the true areas for which the observed one would be no surprise. The variance is
     Hanley and McNeil's with both groups of mean size. The numbers of independent observations may be fractional.
     """
+    if auc < 0.5:
+        low, high = newcombe_interval(1 - auc, n_positive, n_negative, z)
+        return 1 - high, 1 - low
     extra = (n_positive + n_negative) / 2 - 1
 
     def distance(area: float) -> float:
         spread = 1 + extra * (1 - area) / (2 - area) + extra * area / (1 + area)
-        return (auc - area) ** 2 - Z**2 * area * (1 - area) * spread / (n_positive * n_negative)
+        return (auc - area) ** 2 - z**2 * area * (1 - area) * spread / (n_positive * n_negative)
 
-    below = 1 - 1e-9 if auc == 1 else auc  # at 1 the area itself is a root, so search below it
-    low = optimize.brentq(distance, 0.0, below) if auc > 0 else 0.0
-    high = optimize.brentq(distance, auc, 1.0) if 0 < auc < 1 else 1.0
-    return float(low), float(high)
+    low = optimize.brentq(distance, 0.0, min(auc, 1 - 1e-9))  # at 1 the area itself is a root, so search below it
+    return float(low), float(optimize.brentq(distance, auc, 1.0)) if auc < 1 else 1.0
+
+
+def square_and_add(
+    a: tuple[float, float, float], b: tuple[float, float, float], correlation: float = 0.0
+) -> tuple[float, float, float]:
+    """Return a - b and its interval, from value, low and high of both (Newcombe, 1998; Zou & Donner, 2008).
+
+    The distances to the limits are added as squares, like standard errors, but each limit keeps its own distance. So
+    the interval is as good as the two that it is made of, also where they are lopsided.
+    """
+    down, up = (a[0] - a[1], b[2] - b[0]), (a[2] - a[0], b[0] - b[1])
+    reach = [np.sqrt(max(0.0, x * x + y * y - 2 * correlation * x * y)) for x, y in (down, up)]
+    return a[0] - b[0], a[0] - b[0] - reach[0], a[0] - b[0] + reach[1]
+
+
+def ratio_low(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the lower limit of a / b, from value, low and high of both (Donner & Zou, 2012, solved for no 0 / 0).
+
+    The upper limit is 1 / ratio_low(b, a). The ratio may be infinite: a limit still holds if b is 0.
+    """
+    top, bottom = a[1] * (2 * a[0] - a[1]), b[2] * (2 * b[0] - b[2])
+    middle = a[0] * b[0]
+    return float(top / (middle + np.sqrt(max(0.0, middle**2 - top * bottom)))) if top > 0 else 0.0
 
 
 def delong(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -21,32 +22,41 @@ import tempfile
 import time
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import filelock
 
 from xrayhelpers._images import IMAGE_SUFFIXES
-from xrayhelpers._machine import DataError, DataWarning, FetchError, StorageError, progress
+from xrayhelpers._machine import DataWarning, FetchError, StorageError, progress, resolve, storing
 from xrayhelpers.data import KAGGLE, SPLITS, DataSource, open_data
 
 SLUG = KAGGLE.address.partition("/datasets/")[2]
 ZIP_BYTES, FOLDER_BYTES = 2_460_000_000, 1_250_000_000
 STALLED_AFTER = 330  # seconds without a new byte after which a download is given up; it can be resumed
 GUIDE = "docs/kaggle.md shows how to get a token and where to put it"
-# What the command line says -> what it means and what to do. The first that is found counts.
+AGAIN = "run the same command again"
+LARGEST = 8e9  # bytes unpacked: three times today's archive, which holds all images twice
+# What the command line says -> what it means and what to do. The first that is found counts: causes here before causes
+# there, and both before what any failure ends in.
 MEANINGS = {
-    r"no space left|file too large|disk quota": "The disk is full. Make room and run the same command again.",
+    r"no space left|file too large|disk quota": f"The disk is full. Make room and {AGAIN}.",
+    r"unrecognized arg|no such option|invalid choice": "The client is too old. Type: python -m pip install -U kaggle",
+    r"no module named|importerror": "The client is not whole. Type: python -m pip install --force-reinstall kaggle",
+    r"permissionerror|errno 13|errno 30": "The file or folder named at the end cannot be written: see who owns it. "
+    "For the client's own folder, let KAGGLE_CONFIG_DIR name one of yours.",
+    r"certificate": "This network has a certificate of its own (a school, a firm): try another, or let "
+    "REQUESTS_CA_BUNDLE name the certificate's file.",
+    r"\b407\b|proxy auth": "The proxy wants a password. Type: export https_proxy=http://user:password@host:port",
     r"authentication required|\b401\b|unauth": f"Kaggle does not accept the token (401). {GUIDE}.",
     r"\b403\b|forbidden|permission": f"Kaggle refuses (403): open the data page once, and accept its rules. {GUIDE}.",
     r"\b404\b|not found\b": "Kaggle has no such data set (404). Check its address.",
-    r"\b429\b|too many requests": "Too many requests (429). Wait a few minutes and run the same command again.",
+    r"\b429\b|too many requests": f"Too many requests (429). Wait a few minutes and {AGAIN}.",
     r"expecting value": "The answer is not Kaggle's: a proxy or log-in page is in between. Try another network.",
-    r"does not match expected size": "The file came with a wrong length. Run the same command again.",
-    r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": (
-        "The connection failed. What has arrived is kept: run the same command again to resume."
-    ),
+    r"\b50\d\b": f"Kaggle's service has a problem (50x). Wait some minutes and {AGAIN}.",
+    r"does not match expected size": f"The file came with a wrong length. {AGAIN.capitalize()}.",
+    r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": "The connection failed. What has arrived is "
+    f"kept: {AGAIN} to resume.",
 }
 
 
@@ -126,7 +136,7 @@ def _download(archive: Path) -> None:
 
 
 def _check_archive(archive: Path) -> list[tuple[zipfile.ZipInfo, Path]]:
-    """Check every member of a zip file (name, kind, CRC) before anything is unpacked.
+    """Check every member of a zip file (name, kind, size, CRC) before anything is unpacked.
 
     Returns
     -------
@@ -136,23 +146,31 @@ def _check_archive(archive: Path) -> list[tuple[zipfile.ZipInfo, Path]]:
     Raises
     ------
     FetchError
-        If the file is damaged, would write outside its folder, holds links, or holds no `train/` with images.
+        If the file is damaged, would write outside its folder, repeats a name or has one that no disk takes, holds
+        links, is far larger than it may be, or holds no `train/` with images.
     """
+    total, names = 0, set()
     try:
         with zipfile.ZipFile(archive) as file:
             members = [info for info in file.infolist() if not info.is_dir()]
             for info in members:
-                path, kind = PurePosixPath(info.filename), stat.S_IFMT(info.external_attr >> 16)
-                if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", info.filename):
-                    raise FetchError(f"The archive would write outside its folder ({info.filename!r}); not unpacked.")
-                if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
-                    raise FetchError(f"The archive holds a link or a locked file ({info.filename!r}); not unpacked.")
+                path, name, total = PurePosixPath(info.filename), info.filename, total + info.file_size
+                fits = path.as_posix() == name and max(map(len, path.parts)) <= 200 and not re.search(r"[\\:\0]", name)
+                inside = not path.is_absolute() and ".." not in path.parts
+                wrong = "" if fits and inside else "would be written outside its folder, or fits no disk"
+                if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG) or info.flag_bits & 1:
+                    wrong = "is a link or a locked file"
+                if name.lower() in names or total > LARGEST:
+                    wrong = f"is there twice, or makes it larger than {LARGEST / 1e9:g} GB"
+                if wrong:
+                    raise FetchError(f"{name[:80]!r} in the archive {wrong}; it is not unpacked.")
+                names.add(name.lower())
             if broken := file.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, FetchError):
-            raise
-        raise FetchError(f"The archive is damaged ({error}). It was deleted: run the same command again.") from error
+    except FetchError:
+        raise
+    except Exception as error:  # each kind of damage and each method of compression has its own
+        raise FetchError(f"The archive is damaged ({type(error).__name__}: {error}).") from error
     trees: dict[tuple[str, ...], list[tuple[zipfile.ZipInfo, Path]]] = {}
     for info in members:
         parts = PurePosixPath(info.filename).parts
@@ -183,49 +201,45 @@ def fetch_kaggle(destination: str | Path = "data") -> DataSource:
     StorageError
         If the disk has too little room, or cannot be written.
     """
-    destination = Path(destination).expanduser().absolute()
+    destination = resolve(destination)
     folder, temporary = destination / "chest_xray", destination / ".chest_xray-unpacking"
     archive = destination / ".download" / f"{SLUG.partition('/')[2]}.zip"
-    try:
+    with storing(destination):
         archive.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(destination / ".fetch.lock"):
             if folder.exists():
-                note = f"already there, {open_data(folder).note}. Delete the folder to fetch it again"
+                note = f"already there, {open_data(folder).note}. Move the folder away to fetch it again"
                 return DataSource("kaggle", folder, KAGGLE, note)
             for path in _token_files():
                 if os.name == "posix" and path.stat().st_mode & 0o077:
-                    shown = str(path).replace(str(Path.home()), "~", 1)
-                    text = f"Others can read your Kaggle token. Type: chmod 600 {shown}"
+                    text = f"Others can read your Kaggle token. Type: chmod 600 {shlex.quote(str(path))}"
                     warnings.warn(text, DataWarning, stacklevel=2)
             have = archive.stat().st_size if archive.exists() else 0
             _need(destination, max(ZIP_BYTES - have, 0) + FOLDER_BYTES, "Download and unpacking")
             _download(archive)
             try:
                 members = _check_archive(archive)
-            except FetchError:
-                archive.unlink()  # or it would be found complete, and refused, forever
-                raise
+            except FetchError as error:
+                archive.replace(archive.with_suffix(".bad"))  # or it would be found complete, and refused, forever
+                raise FetchError(f"{error} It was put aside as {archive.stem}.bad: {AGAIN}.") from error
             _need(destination, sum(info.file_size for info, _ in members), "Unpacking")
-            _unpack(archive, members, temporary)
-            temporary.rename(folder)
-            shutil.rmtree(archive.parent, ignore_errors=True)
-    except OSError as error:
-        if isinstance(error, DataError):
-            raise
-        text = f"{destination.name}/ cannot be written ({error.strerror}). Make room, or use --to."
-        raise StorageError(text) from error
+            try:
+                _unpack(archive, members, temporary)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            for path in archive.parent.glob(f"{archive.stem}.*"):
+                path.unlink()
+    with contextlib.suppress(OSError):  # holds something else
+        archive.parent.rmdir()
     return dataclasses.replace(open_data(folder), name="kaggle")
 
 
 def _unpack(archive: Path, members: list[tuple[zipfile.ZipInfo, Path]], temporary: Path) -> None:
-    """Unpack the members into a new folder; nothing of it is left on an error."""
+    """Unpack the members into a new folder."""
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
-    try:
-        with zipfile.ZipFile(archive) as file:
-            for info, path in progress(members, desc="unpacking", unit="file"):
-                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-                with file.open(info) as source, open(temporary / path, "xb") as target:
-                    shutil.copyfileobj(source, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with zipfile.ZipFile(archive) as file:
+        for info, path in progress(members, desc="unpacking", unit="file"):
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            with file.open(info) as source, open(temporary / path, "xb") as target:
+                shutil.copyfileobj(source, target)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import glob
 import hashlib
+import json
 import os
+import platform
 import re
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
+import psutil
 from tqdm import tqdm
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # in the names of unfinished files, with the process
+MOST_CACHE, KEPT_FOR = 5e9, 86_400  # bytes of old stores, and seconds after their last use in which all are kept
 
 
 class DataError(ValueError):
@@ -37,12 +48,16 @@ class DataWarning(UserWarning):
 
 def setting(name: str) -> str:
     """Return an environment variable without the spaces and quotes that a shell or a file left around it."""
-    return os.environ.get(name, "").strip().strip("\"'").strip()
+    return _unquoted(os.environ.get(name, ""))
+
+
+def _unquoted(text: str) -> str:
+    return re.sub(r"""^\s*(["']?)\s*(.*?)\s*\1\s*$""", r"\2", text, flags=re.DOTALL)
 
 
 def resolve(path: str | Path) -> Path:
-    """Return an absolute path, `~` expanded; a relative one counts from here, or else from the repository."""
-    path = Path(os.path.expanduser(path))
+    """Return an absolute path without quotes around it, `~` expanded; a relative one from here, or the repository."""
+    path = Path(os.path.expanduser(_unquoted(str(path))))
     return (path if path.exists() or not (repository() / path).exists() else repository() / path).absolute()
 
 
@@ -101,27 +116,67 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], o
         If the disk is full or must not be written (`errno` says which). An older file stays as it was.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    part = path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{threading.get_ident()}.part")
+    with storing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for old in filter(_is_litter, path.parent.glob(f".{glob.escape(path.name)}.*.part")):
+                old.unlink(missing_ok=True)
+            with open(part, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _is_litter(part: Path) -> bool:
+    """Tell whether a process of this machine left an unfinished file and is dead for sure; a zombie is dead."""
+    host, _, process = part.name.split(".")[-2].partition("-")
+    with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+        return host == HOST and psutil.Process(int(process.partition("-")[0])).status() == psutil.STATUS_ZOMBIE
+    return host == HOST
+
+
+@contextlib.contextmanager
+def storing(path: str | Path) -> Iterator[None]:
+    """Turn what the system says of storage that failed into a `StorageError`: the path, what is kept, what to type."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        yield
     except OSError as error:
         if isinstance(error, DataError):
             raise
-        text = f"{path.name} cannot be written ({error.strerror}). Make room on the disk, or choose another folder."
+        homes = {"XRAYS_CACHE": cache_folder(), "XRAYS_RUN": run_folder()}
+        named = next((name for name, folder in homes.items() if Path(path).is_relative_to(folder)), None)
+        other = f"let {named} name another folder (export {named}=/another/folder)" if named else "use another folder"
+        room = "make room (python -m xrayhelpers cache clear), or " if error.errno in FULL else ""
+        text = f"{path} cannot be written ({error.strerror or error}). What is complete is kept: {room}{other}."
         failure = StorageError(text)
         failure.errno = error.errno
         raise failure from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+
+
+def commit(path: Path, content: Callable[[BinaryIO], object], record: dict | None = None) -> None:
+    """Write a file, then the JSON record beside it, with its SHA-256, which makes it valid."""
+    write_atomic(path, content)
+    write_atomic(path.with_suffix(".json"), json.dumps({**(record or {}), "sha256": sha256_of(path)}, indent=1))
+
+
+def committed(path: Path) -> dict | None:
+    """Return the record of a file; None if there is none, or if the file is not the one it describes."""
+    try:
+        record = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        valid = record["sha256"] == sha256_of(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with contextlib.suppress(OSError):  # where nothing can be written
+        os.utime(path.with_suffix(".json"))  # used now: `trim_cache` goes by that
+    return record if valid else None
 
 
 def sha256_of(path: str | Path) -> str:
@@ -130,13 +185,34 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.cache
+def package_digest() -> str:
+    """Return 12 hex digits that stand for the code of this package."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 #: Every file that this package puts into the cache folder, which may hold other people's files as well.
 OURS = re.compile(
-    r"(pixels/\.?\d+px-[13]ch-(nearest|bilinear|area)-[0-9a-f]{20}|features/\.?features-[0-9a-f]{16}"
-    r"|vgg16/\.?imagenet-[0-9a-f]{12})\.(npy|npz|json|lock|part|npy\.lock)(\.[\d-]+\.part)?"
+    r"\.?files\.json(\.[\w-]+\.part)?"
+    r"|(pixels/\.?\d+px-[13]ch-(nearest|bilinear|area)-[0-9a-f]{20}|features/\.?features-[0-9a-f]{16}"
+    r"|vgg16/\.?imagenet-[0-9a-f]{12})\.(npy|npz|json|lock|part|npy\.lock)(\.[\w-]+\.part)?"
     r"|phantom-\d+-train\d+-test\d+-val\d+-seed\d+[^/]*(\.lock|/phantom\.json"
     r"|/chest_xray/(train|test|val)/(NORMAL|PNEUMONIA)/((NORMAL2-)?IM-\d|person\d)[^/]*\.jpeg)"
 )
+
+
+def trim_cache() -> None:
+    """Delete the stores and features that were used least lately, where all together have more than `MOST_CACHE`."""
+    root, total = cache_folder(), 0
+    with contextlib.suppress(OSError):  # another process deletes as well, or maps a file (Windows)
+        records = [path for path in root.glob("*/*.json") if OURS.fullmatch(path.relative_to(root).as_posix())]
+        stores = [path for path in records if path.with_suffix(".npy").exists()]
+        for used, record in sorted(((path.stat().st_mtime, path) for path in stores), reverse=True):
+            total += record.with_suffix(".npy").stat().st_size
+            if total > MOST_CACHE and time.time() - used > KEPT_FOR:
+                for suffix in (".json", ".npy", ".lock"):  # without its record, a store does not exist
+                    record.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def list_cache() -> dict[str, int]:
@@ -162,8 +238,9 @@ def clear_cache() -> tuple[int, int]:
     """
     ours, others = _cached()
     deleted = sum(path.stat().st_size for path in ours)
-    for path in ours:
-        path.unlink()
+    for path in sorted(ours, key=lambda path: path.suffix != ".json"):  # first what makes a store or phantom valid
+        with storing(path):
+            path.unlink(missing_ok=True)
     inside = {parent for path in ours for parent in path.relative_to(cache_folder()).parents[:-1]}
     for folder in sorted(inside, key=lambda path: -len(path.parts)):
         with contextlib.suppress(OSError):  # not empty

@@ -1,23 +1,27 @@
 """Every image decoded once: an N x S x S x C uint8 store on disk, memory-mapped, safe against crashes and neighbors.
 
-A store is two files in the cache folder. `<key>.npy` is written atomically, then `<key>.json`, with its checksum. The
+A store is two files in the cache folder. `<key>.npy` is written atomically, then `<key>.json`, with its SHA-256. The
 JSON is the commit point: without it, or when the checksum differs, the store does not exist. The key is a hash over
-what decides the pixels: the files (path, size, time of last change), size, channels, interpolation and the version of
-this format. A lock lets one process build while others wait. No pickle is ever loaded.
+what decides the pixels: what the files hold, size, channels, interpolation and the version of this format. A lock lets
+one process build while others wait. No pickle is ever loaded. `training.keep_features` keeps its arrays in the same
+way.
+
+`files.json` in the cache folder remembers what was seen in each image file, so that each is checked and hashed once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -26,12 +30,14 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from xrayhelpers._images import INTERPOLATIONS, UnreadableError, read_resized
-from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, cores, progress, write_atomic
+from xrayhelpers import _machine
+from xrayhelpers._images import INTERPOLATIONS, UnreadableError, inspect, read_resized
+from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, cores, progress
 
-VERSION = 1
+VERSION = 2
+MOST_REMEMBERED = 200_000  # files
+DECODERS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
 CHUNK = 256  # images decoded before they are written: 12 MB at 128 px, so that memory does not grow with the data
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def load_images(index: pd.DataFrame, size: int, *, channels: int = 3, interpolation: str = "area") -> np.ndarray:
@@ -70,36 +76,7 @@ def load_images(index: pd.DataFrame, size: int, *, channels: int = 3, interpolat
     shape = (len(index), size, size, channels)
     key = _key(index, size, channels, interpolation)
     store = cache_folder() / "pixels" / f"{size}px-{channels}ch-{interpolation}-{key}.npy"
-    images = _open_store(store, shape)
-    if images is not None:
-        return images
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(store.with_suffix(".lock")):
-            images = _open_store(store, shape)  # perhaps a neighbor built it while we waited
-            if images is None:
-                _build_store(store, index, shape, interpolation)
-                images = _open_store(store, shape)
-    except OSError as error:
-        reason = (error.__cause__ or error).strerror
-        if error.errno not in READ_ONLY:
-            raise StorageError(
-                f"The store of images cannot be written ({reason}). It needs {math.prod(shape) / 1e6:,.0f} MB in the "
-                "cache. Make room with `python -m xrayhelpers cache clear`, or set XRAYS_CACHE to a folder on a larger "
-                "disk."
-            ) from error
-        warnings.warn(
-            f"The cache folder cannot be written ({reason}): {len(index)} images are decoded into memory. Set "
-            "XRAYS_CACHE to a folder of yours to decode only once.",
-            DataWarning,
-            stacklevel=2,
-        )
-        images = np.empty(shape, np.uint8)
-        for number, chunk in enumerate(_decode(index, shape, interpolation)):
-            images[number * CHUNK : (number + 1) * CHUNK] = chunk
-        images.flags.writeable = False
-    if images is None:
-        raise StorageError(f"The store {store.name} was damaged right after it was written. Check the disk, run again.")
+    images = keep_array(store, shape, "|u1", lambda: _decode(index, shape, interpolation))
     if _key(index, size, channels, interpolation) != key:
         raise DataError("Images changed while they were read. Wait until the copy is complete, then run this again.")
     return images
@@ -108,33 +85,71 @@ def load_images(index: pd.DataFrame, size: int, *, channels: int = 3, interpolat
 def _key(index: pd.DataFrame, size: int, channels: int, interpolation: str) -> str:
     """Hash what decides the pixels."""
     digest = hashlib.sha256(f"{VERSION} {size} {channels} {interpolation}\n".encode())
-    for path in index["path"]:
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise DataError(
-                f"{path} cannot be read any more ({error.strerror}). Index the folder again: load_index(folder)."
-            ) from error
-        # ctime catches a replaced file whose size and mtime were kept (cp -p)
-        digest.update(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\n".encode())
+    for path, mode, facts in zip(index["path"], index["mode"], look_at(index["path"]), strict=True):
+        if reason := facts.get("reason"):
+            raise DataError(f"{path} cannot be read any more ({reason}). Index the folder again: load_index(folder).")
+        digest.update(f"{facts['sha256']} {mode}\n".encode())
     return digest.hexdigest()[:20]
+
+
+def look_at(paths: Iterable[str]) -> list[dict]:
+    """Inspect files with all cores, each once: what was seen is remembered by the file's inode, size and times.
+
+    Returns
+    -------
+    list of dict
+        As `_images.inspect`; for a file that cannot be used only "reason".
+    """
+    file, keys = cache_folder() / "files.json", {}
+    known = _remembered(file)
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):  # not there, or no name: `inspect` says so
+            about = os.stat(path)
+            # The time of change (ctime) catches a file that was replaced with its size and date kept.
+            keys[path] = f"{about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+
+    def one(path: str) -> dict:
+        try:
+            return inspect(path)
+        except UnreadableError as error:
+            return {"reason": str(error)}
+
+    new = [path for path in dict.fromkeys(paths) if keys.get(path) not in known]
+    with ThreadPoolExecutor(DECODERS) as pool:
+        seen = dict(zip(new, progress(pool.map(one, new), total=len(new), desc="checking", unit="image"), strict=True))
+    if fresh := {keys[path]: facts for path, facts in seen.items() if "reason" not in facts and path in keys}:
+        known.update(fresh)
+        body = json.dumps(dict(list({**_remembered.__wrapped__(file), **known}.items())[-MOST_REMEMBERED:]))
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+            _machine.write_atomic(file, f"{VERSION} {zlib.crc32(body.encode())}\n{body}")
+    return [seen[path] if path in seen else known[keys[path]] for path in paths]
+
+
+@functools.cache
+def _remembered(file: Path) -> dict[str, dict]:
+    """Read what earlier processes saw; empty where there is nothing, or where it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        head, _, body = file.read_text("utf-8").partition("\n")
+        if head == f"{VERSION} {zlib.crc32(body.encode())}":
+            return json.loads(body)
+    return {}
 
 
 def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> Iterator[np.ndarray]:
     """Decode all images with all cores, and give them in order, a chunk at a time."""
     broken: list[tuple[str, str]] = []
 
-    def one(path: str, name: str) -> np.ndarray:
+    def one(path: str, name: str, mode: str) -> np.ndarray:
         try:
-            return read_resized(path, shape[1], shape[3], interpolation)
+            return read_resized(path, shape[1], shape[3], interpolation, mode)
         except UnreadableError as error:
             broken.append((name, str(error).partition(": ")[2]))
             return np.zeros(shape[1:], np.uint8)
 
-    with ThreadPoolExecutor(cores()) as pool, progress(total=len(index), desc="decoding", unit="image") as bar:
+    with ThreadPoolExecutor(DECODERS) as pool, progress(total=len(index), desc="decoding", unit="image") as bar:
         for start in range(0, len(index), CHUNK):
             rows = index.iloc[start : start + CHUNK]
-            images = np.stack(list(pool.map(one, rows["path"], rows["name"])))
+            images = np.stack(list(pool.map(one, rows["path"], rows["name"], rows["mode"])))
             yield images
             bar.update(len(images))
     if broken:
@@ -142,52 +157,38 @@ def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> 
         reasons = "; ".join(f"{name} ({reason})" for name, reason in broken[:5])
         raise DataError(
             f"{len(broken)} of {len(index)} images cannot be decoded: {reasons}. Fetch them again, or leave them out: "
-            f'index = index[~index["name"].isin({[name for name, _ in broken[:20]]})]'
+            f'index = index[~index["name"].isin({[name for name, _ in broken]})]'
         )
 
 
-def _build_store(store: Path, index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> None:
-    """Write the store, then the JSON that makes it valid. Called with the lock held."""
-    store.with_suffix(".json").unlink(missing_ok=True)
-    for part in store.parent.glob(f".{store.stem}.*.part"):  # left by a killed process
-        part.unlink()
-    if shutil.disk_usage(store.parent).free < math.prod(shape) + 1_000_000:
-        raise OSError(errno.ENOSPC, "too little room on the disk")
-    checksum = 0
+def keep_array(path: Path, shape: tuple, dtype: str, chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+    """Compute an array once, some rows at a time, and keep it in a file, which is mapped read-only ever after.
+
+    Where the file cannot be written, because the disk is read-only or no folder is there, the array is computed in
+    memory, with a warning. A full disk is a `StorageError`.
+    """
 
     def write(file: BinaryIO) -> None:
         # Plain writes, not writes to a memory map: on a full disk those end the process with SIGBUS.
-        nonlocal checksum
-        file.write(_npy_header(shape))
-        for images in _decode(index, shape, interpolation):
-            checksum = zlib.crc32(images, checksum)
-            file.write(images)
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+        for rows in chunks():
+            file.write(np.ascontiguousarray(rows, dtype))
 
-    write_atomic(store, write)
-    write_atomic(store.with_suffix(".json"), json.dumps({"version": VERSION, "shape": shape, "crc32": checksum}))
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """Return the first bytes of a .npy file of uint8, so that `np.load` reads a store as well."""
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return head.getvalue()
-
-
-def _open_store(store: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Map a finished store read-only; None where there is none, or where its checksum (about 1 s per GB) is wrong."""
     try:
-        record = json.loads(store.with_suffix(".json").read_text())
-        header = _npy_header(shape)
-        # The header is compared, not parsed: a damaged one could make NumPy's reader raise anything.
-        with open(store, "rb") as file:
-            intact = file.read(len(header)) == header
-        if record["version"] != VERSION or not intact or store.stat().st_size != len(header) + math.prod(shape):
-            return None
-        images = np.memmap(store, np.uint8, "r", len(header), shape)
-        checksum = 0
-        for start in range(0, len(images), CHUNK):
-            checksum = zlib.crc32(np.ascontiguousarray(images[start : start + CHUNK]), checksum)
-        return images if checksum == record["crc32"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        with _machine.storing(path):
+            if committed(path) is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with filelock.FileLock(path.with_suffix(".lock")):
+                    if committed(path) is None:  # else a neighbor made it while we waited
+                        if shutil.disk_usage(path.parent).free < math.prod(shape) * np.dtype(dtype).itemsize + 1e6:
+                            raise OSError(errno.ENOSPC, "too little room on the disk")
+                        commit(path, write)
+                        _machine.trim_cache()
+    except StorageError as error:
+        if error.errno in _machine.FULL:
+            raise
+        warnings.warn(f"{error} Until then all is computed in memory, each time.", DataWarning, stacklevel=3)
+        array = np.concatenate(list(chunks())).astype(dtype, copy=False)
+        array.flags.writeable = False
+        return array
+    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -8,32 +8,44 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import difflib
 import hashlib
+import io
 import os
 import re
+import shutil
 import sys
+import tempfile
+import unicodedata
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from xrayhelpers._images import IMAGE_SUFFIXES, UnreadableError, read_header
-from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning, cores, default_data, resolve, sha256_of
-from xrayhelpers._store import load_images
+from xrayhelpers._images import IMAGE_SUFFIXES, read_image
+from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning, default_data, resolve, setting
+from xrayhelpers._store import load_images, look_at
 
 SPLITS = ("train", "test", "val")  # the folders
+SPLIT_NAMES = {name: name for name in SPLITS}
+SPLIT_NAMES |= {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
 PARTS = ("train", "validation", "test")  # what `split_index` makes of them
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 COLUMNS = ("path", "name", "split", "label", "patient", "cause", "width", "height", "mode", "bytes")
-MOST_UNREADABLE = 0.05  # largest share of unreadable files that is left out with a warning
+TABLE = "index.csv"  # says the label of each image, where the folders do not
+MOST_UNREADABLE = 0.05  # largest share of unreadable and damaged files that is left out without having been asked
 FRACTION = 0.15  # of a folder becomes the validation set, as in the report
 PATIENT = re.compile(r"(?:NORMAL2-)?IM-\d+|person\d+")
 CAUSE = re.compile(r"bacteria|virus")
+# What macOS, Windows, Jupyter and a network drive leave in folders, and drawings over images, are no images.
+LITTER = re.compile(r"\..*|__.*|@.*|(?:eh)?thumbs\.db|desktop\.ini|icon\r|masks?", re.IGNORECASE | re.DOTALL)
+CHOOSE = 'their labels: --classes healthy=0,ill=1 (or XRAYS_CLASSES), or load_index(folder, classes={"ill": 1, ...})'
+UNKNOWN = "each image counts as a patient of its own. A table index.csv can say who they are (docs/own-data.md)."
 
 
 # ------------------------------------------------------------------------------------------------ where they are
@@ -70,7 +82,7 @@ class DataSource:
     name : str
         "folder", "phantom" or "kaggle".
     folder : Path
-        The folder that holds `train/` and `test/`, and often `val/`.
+        The folder that holds `train/` and `test/`, and often `val/`; or the classes; or `index.csv`.
     record : DataRecord or None
         The published data set this is, or is compared with.
     note : str
@@ -85,8 +97,28 @@ class DataSource:
     def __str__(self) -> str:
         return f"{self.name} data: {self.note}"
 
+    def class_folders(self, index: pd.DataFrame) -> Path:
+        """Return a folder of the training images with `NORMAL/` and `PNEUMONIA/` in it, named as Kaggle names them.
 
-def open_data(data: str | Path = "auto") -> DataSource:
+        That is the reader's own folder, or else a temporary one of copies as JPEG files (`person12_0345.jpeg`).
+        """
+        train = index[index["split"] == "train"]
+        kaggle = rf"train/(NORMAL|PNEUMONIA)/(?P<patient>{PATIENT.pattern})[^/]*\.jpe?g"
+        if (train["name"].str.extract(f"^{kaggle}$")["patient"] == train["patient"]).all():
+            return Path(train["path"].iloc[0]).parents[1]
+        folder = Path(tempfile.mkdtemp(prefix="xrays-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for name in CLASSES:
+            (folder / name).mkdir()
+        for number, (image, person) in enumerate(
+            zip(train.itertuples(), pd.factorize(train["patient"])[0], strict=True)
+        ):
+            copy = Image.fromarray(read_image(image.path, mode=image.mode))
+            copy.save(folder / list(CLASSES)[image.label] / f"person{person}_{number:04d}.jpeg", quality=95)
+        return folder
+
+
+def open_data(data: str | Path = "auto", classes: str = "") -> DataSource:
     """Open the data that a lesson uses; `print` the result to see which they are.
 
     Parameters
@@ -94,6 +126,9 @@ def open_data(data: str | Path = "auto") -> DataSource:
     data : str or Path
         "auto": the folder in `XRAYS_DATA` if set, else `data/chest_xray` below the working folder or the repository,
         else the phantom. "phantom", or "phantom:train=60,test=30,val=8,seed=1". Or the path of a folder.
+    classes : str
+        Labels of class folders with other names, such as "healthy=0,ill=1". They are in force from now on, for
+        `load_index` as well, as if the variable `XRAYS_CLASSES` had been set.
 
     Returns
     -------
@@ -104,12 +139,14 @@ def open_data(data: str | Path = "auto") -> DataSource:
     DataNotFoundError
         If a folder that was named is not there or holds no data set.
     """
+    if classes:
+        os.environ["XRAYS_CLASSES"] = classes
     wish = str(data).strip()
     wish = default_data() if wish == "auto" else wish
     kind, _, options = wish.partition(":")
     if kind == "phantom":
         return _open_phantom(options)
-    folder = _find_tree(wish)
+    folder = _find_tree(wish, _read_classes())
     return DataSource("folder", folder, KAGGLE, _describe_folder(folder, KAGGLE))
 
 
@@ -119,38 +156,64 @@ def _typed(data: str) -> str:
     return f'data = "{data}"' if ipython and ipython.get_ipython() else f"--data {data}"
 
 
-def _find_tree(data: str | Path) -> Path:
-    """Return the folder that holds `train/` and `test/`: `data` itself, or one level below it."""
+def _plain(name: str) -> str:
+    """Return a folder's name as it is compared: in any case, with an umlaut as one sign or as two."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+def _read_classes(classes: dict[str, int] | str | None = None, folder: Path | None = None) -> dict[str, int]:
+    """Return label by plain name: as given, else from `XRAYS_CLASSES`; the phantom in `folder` has its own."""
+    drawn = folder is not None and (folder.parent / "phantom.json").is_file()
+    wish = CLASSES if drawn else classes or setting("XRAYS_CLASSES") or CLASSES
+    pairs = wish.items() if isinstance(wish, dict) else [pair.rpartition("=")[::2] for pair in wish.split(",")]
+    found = {_plain(name): str(label).strip() for name, label in pairs}
+    if {*found.values()} != {"0", "1"}:
+        raise DataError(f"classes={wish!r} must give folders label 0 (normal) and 1 (pneumonia): healthy=0,ill=1.")
+    return {name: int(label) for name, label in found.items()}
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if not LITTER.fullmatch(p.name) and p.is_dir())
+
+
+def _trees(path: Path, names: set[str], depth: int = 2) -> list[Path]:
+    """Return the data sets in a folder and two levels below it; within one, no other is looked for."""
+    below = _folders(path)
+    if (path / TABLE).is_file() or names & {_plain(p.name) for p in below}:
+        return [path]
+    return [tree for p in below if depth and os.access(p, os.R_OK | os.X_OK) for tree in _trees(p, names, depth - 1)]
+
+
+def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
+    """Return the folder of the data set: `data` itself, or one below it."""
     path = resolve(data)
-    if not path.is_dir():
-        raise DataNotFoundError(
-            f"The data folder {path} {'is a file' if path.is_file() else 'does not exist'}. Expected: a folder with "
-            f"train/ and test/ in it. Give the path of your chest_xray folder, or {_typed('phantom')} for the embedded "
-            "data."
-        )
     try:
-        below = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+        found = _trees(path, {*SPLIT_NAMES, *classes})
     except OSError as error:
-        raise DataNotFoundError(f"{path} cannot be read ({error.strerror}). Check its owner and rights.") from error
-    # The Kaggle archive holds chest_xray/chest_xray once more: the outer tree wins, because it is looked at first.
-    for folder in (path, path / "chest_xray", *below):
-        if (folder / "train").is_dir() and (folder / "test").is_dir():
-            return folder
-    if path.name in SPLITS or (path.parent / "train").is_dir():
+        why = f"cannot be read ({error.strerror})" if path.exists() else "does not exist"
+        text = f"The data folder {path} {why}. Expected: a folder with train/ and test/ in it that you may read"
+        raise DataNotFoundError(f"{text}; or {_typed('phantom')} for the embedded data.") from error
+    if not found and (path.parent / TABLE).is_file():
+        return path.parent
+    part = _plain(path.name) in SPLIT_NAMES and found in ([], [path])
+    if part and sum(_plain(p.name) in SPLIT_NAMES for p in _folders(path.parent)) > 1:
         raise DataNotFoundError(f"{path} is a part of a data set. Give the folder above it: {path.parent}")
-    names = ", ".join(p.name + "/" for p in below[:8]) or "no folder at all"
-    raise DataNotFoundError(
-        f"No train/ and test/ in {path}; found {names}. Expected {{train,test,val}}/{{NORMAL,PNEUMONIA}} with images."
-    )
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise DataNotFoundError(f"There are {len(found)} data sets in {path}: {names}. Which one? Give its path.")
+    if not found:
+        names = ", ".join(p.name + "/" for p in _folders(path)[:8]) or "no folder at all"
+        text = f"No train/ and test/ in {path}; found {names}. Expected {{train,test,val}}/{{NORMAL,PNEUMONIA}} or a"
+        raise DataNotFoundError(f"{text} table {TABLE} (docs/own-data.md); or, for other classes, {CHOOSE}.")
+    return found[0]
 
 
 def _describe_folder(folder: Path, record: DataRecord | None = None) -> str:
     """Count the image files by their names alone; say how many there are, and where `record` has more or fewer."""
-    counts = {}
-    for split in SPLITS:
-        files = (f for f in folder.glob(f"{split}/*/*") if not f.name.startswith("."))
-        counts[split] = sum(f.suffix.lower() in IMAGE_SUFFIXES for f in files)
-    text = f"{sum(counts.values())} images (" + ", ".join(f"{split} {n}" for split, n in counts.items()) + ")"
+    files = _list_files(folder, _read_classes(folder=folder))
+    accepted = [Path(path).suffix.lower() in (*IMAGE_SUFFIXES, "") for path in files["path"]]
+    counts = files["split"][accepted].value_counts().reindex(SPLITS, fill_value=0).to_dict()
+    text = f"{sum(counts.values())} images ({', '.join(f'{split} {n}' for split, n in counts.items())})"
     if record is None or counts == record.counts:
         return f"{text}, as {record.name} should have" if record else text
     off = {split: n - record.counts.get(split, 0) for split, n in counts.items()}
@@ -177,115 +240,157 @@ def _open_phantom(options: str) -> DataSource:
 
 
 # ------------------------------------------------------------------------------------------ one row per image
-def load_index(folder: str | Path, classes: dict[str, int] | None = None) -> pd.DataFrame:
-    """List the images of a folder from their headers alone; nothing is decoded.
+def load_index(
+    folder: str | Path, classes: dict[str, int] | str | None = None, on_damage: str | None = None
+) -> pd.DataFrame:
+    """List the images of a folder. Each file is read once, to check it; its pixels are not kept.
 
     Parameters
     ----------
     folder : str or Path
-        A tree of `{train,test,val}/{NORMAL,PNEUMONIA}`, or the folder above it; `val` may be missing.
-    classes : dict, optional
-        Label (0 or 1) of every class folder, where they have other names: `{"healthy": 0, "ill": 1}`.
+        A tree of `{train,test,val}/{NORMAL,PNEUMONIA}`, or a folder above it. Names may be in any case; `training`,
+        `testing`, `valid` and `validation` are known; classes may have folders of their own below them. `val` may be
+        missing. Where there is no test folder, 15 % of the patients become test, always the same (with a warning).
+        Or a folder with a table `index.csv`: columns path (relative to it) and label (0, 1 or a class), and, if known,
+        patient, split and cause.
+    classes : dict or str, optional
+        Label (0 or 1) of every class folder, where they have other names: `{"healthy": 0, "ill": 1}` or
+        "healthy=0,ill=1". Images of other folders are left out, with a warning. By default what `XRAYS_CLASSES` says,
+        else NORMAL and PNEUMONIA.
+    on_damage : str, optional
+        What happens to files that can be decoded but are damaged, so that some pixels are wrong: "error", "leave out"
+        or "keep". By default what `XRAYS_ON_DAMAGE` says, else they are left out, if they and the unreadable files
+        are at most 5 %.
 
     Returns
     -------
     DataFrame
         One row per image, sorted by name: path, name (relative, posix), split (the folder: train, test or val), label
         (int), patient (coarse reading), cause ("normal", "bacteria", "virus", "unknown"), width, height (pixels,
-        upright), mode (Pillow's), bytes. `index.attrs["unreadable"]` maps the name of every file left out to the
-        reason.
+        upright), mode (Pillow's; "I;12" is a PNG of 16 bits of which 12 are used, by all such files together), bytes.
+        `index.attrs["unreadable"]` maps the name of every file left out to the reason; `index.attrs["damaged"]` that
+        of every damaged one, left out or kept.
 
     Raises
     ------
     DataError
-        If a class folder is missing, misspelt or empty, or more than 5 % of the files are unreadable.
+        If a class is missing, misspelt or empty, or more than 5 % of the files are unreadable.
     """
-    root, classes = _find_tree(folder), dict(CLASSES if classes is None else classes)
-    if set(classes.values()) != {0, 1}:
-        raise DataError(f"classes={classes} must give some folders label 0 (normal) and some 1 (pneumonia).")
-    try:
-        jobs = _list_files(root, classes)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}). Check its owner and rights.") from error
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_header has a stricter limit
-        rows = sorted(pool.map(lambda job: _row(*job), jobs), key=lambda row: row["name"])
-    index = pd.DataFrame([row for row in rows if "reason" not in row], columns=COLUMNS)
-    index.attrs["unreadable"] = unreadable = {row["name"]: row["reason"] for row in rows if "reason" in row}
-    if unreadable:
-        first = "; ".join(f"{name}: {reason}" for name, reason in list(unreadable.items())[:5])
-        more = "; ..." if len(unreadable) > 5 else ""
-        text = f"{len(unreadable)} of {len(jobs)} files are unreadable ({first}{more})"
-        if len(unreadable) > MOST_UNREADABLE * len(jobs):
-            raise DataError(
-                f"{text}. At most {MOST_UNREADABLE:.0%} are left out: fetch the data again, or delete them."
-            )
-        warnings.warn(f'{text}. They are left out; see index.attrs["unreadable"].', DataWarning, stacklevel=2)
-    if index[index["split"] != "val"].groupby(["split", "label"]).ngroups < 4:
-        raise DataError("A class folder of train/ or test/ holds no readable image. Fetch the data again.")
-    _warn_of_names(index)
+    wish = on_damage or setting("XRAYS_ON_DAMAGE")
+    if wish not in ("", "error", "leave out", "keep"):
+        raise ValueError(f'on_damage={wish!r} is unknown. Type "error", "leave out" or "keep".')
+    root = _find_tree(folder, _read_classes(classes))
+    classes = _read_classes(classes, root)
+    files = _list_files(root, classes)
+    facts = look_at(files["path"])
+    files["name"] = [unicodedata.normalize("NFC", os.fsencode(name).decode(errors="replace")) for name in files["name"]]
+    reasons = {name: fact.get("reason") or fact["damage"] for name, fact in zip(files["name"], facts, strict=True)}
+    odd = {name: reason for name, reason in sorted(reasons.items()) if reason}
+    keep = np.array(["reason" not in fact and (wish == "keep" or not fact["damage"]) for fact in facts], bool)
+    if odd:
+        first = "; ".join([f"{name}: {reason}" for name, reason in odd.items()][:5] + ["..."] * (len(odd) > 5))
+        text = f"{len(odd)} of {len(files)} files are unreadable or damaged ({first})"
+        if wish == "error" or (wish != "leave out" and (~keep).mean() > MOST_UNREADABLE):
+            text += f". Without a word of yours at most {MOST_UNREADABLE:.0%} are left out: fetch them again, or choose"
+            raise DataError(f'{text} load_index(folder, on_damage="leave out"), or XRAYS_ON_DAMAGE="leave out".')
+        _warn(f"{text}. {'They' if len(odd) == (~keep).sum() else (~keep).sum()} are left out; see index.attrs.")
+    seen = pd.DataFrame([fact for fact, of in zip(facts, keep, strict=True) if of], files.index[keep], COLUMNS[-4:])
+    index = files[keep].join(seen).sort_values("name", ignore_index=True)
+    said = index["cause"].mask(index["cause"] == "", index["name"].str.lower().str.extract(f"({CAUSE.pattern})")[0])
+    index["cause"] = said.fillna("unknown").mask(index["label"] == 0, "normal")
+    index["patient"] = _read_patients(index)
+    if not (index["split"] == "test").any():
+        chosen = index["name"].isin(_whole_patients(index.assign(split="train"), seed=0))
+        index["split"] = np.where(chosen, "test", "train")
+        _warn(f"No test folder: {chosen.sum()} images of whole patients become test, the same at each start.")
+    for split, (name, label) in ((split, pair) for split in ("train", "test") for pair in classes.items()):
+        if not ((index["split"] == split) & (index["label"] == label)).any():
+            raise DataError(f"{split} holds no readable image of {name}. Put some there, or give {CHOOSE}.")
+    deep = index["mode"].astype(str).str.extract(r";(\d+)")[0].dropna()
+    if len(deep):
+        bits, counts = max(deep, key=int), ", ".join(f"{n} look like {b} bits" for b, n in deep.value_counts().items())
+        index["mode"] = index["mode"].str.replace(r";\d+", f";{bits}", regex=True)
+        _warn(f"{len(deep)} PNG files of 16 bits ({counts}): all are read as {bits} bits, and what is above is white.")
+    index.attrs["unreadable"] = {name: odd[name] for name in files["name"][~keep]}
+    index.attrs["damaged"] = {name: reason for name, reason in odd.items() if reason.startswith("damaged")}
     return index
 
 
-def _list_files(root: Path, classes: dict[str, int]) -> list[tuple[Path, str, str, int]]:
-    """Return (folder, file, split, label) of whatever stands in the class folders, without litter."""
-    files = []
-    for split in SPLITS:
-        if split == "val" and not (root / split).is_dir():
-            continue
-        there = sorted(p.name for p in (root / split).iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-        for name in set(classes) - set(there):
-            near = difflib.get_close_matches(name.upper(), [t.upper() for t in there], 1, 0.6)
-            hint = next(f"Is {t} meant? Rename it to {name}" for t in there if t.upper() in near) if near else "Add it"
-            raise DataError(
-                f"No folder {split}/{name}; found {', '.join(there) or 'no folder'}. {hint}, or name your classes: "
-                'load_index(folder, classes={"healthy": 0, "ill": 1}).'
-            )
-        if extra := sorted(set(there) - set(classes)):
-            raise DataError(
-                f"Folder {split}/{extra[0]} is no class; expected {', '.join(classes)}. Move it away, or use it: "
-                f"load_index(folder, classes={ {**classes, extra[0]: 1} })."
-            )
-        for name, label in classes.items():
-            # Litter of macOS, Windows and Jupyter is no data: ._IM-0115-0001.jpeg, .DS_Store, Thumbs.db
-            found = [file for file in os.listdir(root / split / name) if file[0] != "." and file != "Thumbs.db"]
-            if not found and split != "val":
-                raise DataError(f"{split}/{name} holds no image. Put the files there, or fetch the data again.")
-            files += [(root / split / name, file, split, label) for file in found]
-    return files
+def _warn(text: str) -> None:
+    warnings.warn(text, DataWarning, stacklevel=3)
 
 
-def _row(folder: Path, file: str, split: str, label: int) -> dict:
-    """Describe one file; the key "reason" is there only when the file cannot be used."""
-    path, name = folder / file, f"{split}/{folder.name}/{file}"
+def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
+    """List what stands in the class folders, without litter: path, name, split, label; from a table patient, cause."""
+    if (root / TABLE).is_file():
+        return _read_table(root / TABLE, classes)
+    divided, rows, strange, seen, failed = False, [], Counter(), set(), []
+    for folder, inside, found in os.walk(root, followlinks=True, onerror=failed.append):
+        place, real = Path(folder).relative_to(root), os.path.realpath(folder)
+        parts = [_plain(part) for part in place.parts]
+        divided |= not parts and any(_plain(name) in SPLIT_NAMES for name in inside)
+        known = real not in seen and not (divided and parts and parts[0] not in SPLIT_NAMES)
+        seen.add(real)  # a link to a folder above, and what stands beside train and test, are passed over
+        inside[:] = [name for name in inside if known and not LITTER.fullmatch(name)]
+        found = [name for name in found if known and not LITTER.fullmatch(name)]
+        split = next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), "train")
+        label = next((classes[part] for part in parts if part in classes), None)
+        if label is None:
+            strange[place.as_posix()] += sum(name.lower().endswith(IMAGE_SUFFIXES) for name in found)
+        else:
+            rows += [(os.path.join(folder, name), (place / name).as_posix(), split, label, "", "") for name in found]
+    for error in failed:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}). Check its owner and rights.") from error
+    if strange := +strange:
+        near = difflib.get_close_matches(_plain(min(strange).split("/")[-1]), classes, 1, 0.6)
+        hint = f"Is {near[0]} meant? Rename it" if near else "Move them away"
+        text = f"{strange.total()} images are outside of the classes {', '.join(classes)}, as in {min(strange)}/"
+        if classes == _read_classes(CLASSES):
+            raise DataError(f"{text}. {hint}, or give {CHOOSE}.")
+        _warn(f"{text}: they are left out.")
+    return pd.DataFrame(rows, columns=COLUMNS[:6])
+
+
+def _read_table(file: Path, classes: dict[str, int]) -> pd.DataFrame:
+    """Read `index.csv`; see `_list_files` for the columns."""
     try:
-        str(path).encode()
-        if path.is_dir():
-            raise UnreadableError("a folder; images expected")
-        if path.suffix.lower() not in (*IMAGE_SUFFIXES, ""):
-            raise UnreadableError(f"ends in {path.suffix}; expected {', '.join(IMAGE_SUFFIXES)}")
-        width, height, mode = read_header(path)
-        size = path.stat().st_size
-    except UnicodeEncodeError:
-        return {"name": name.encode(errors="surrogateescape").decode(errors="replace"), "reason": "path is not UTF-8"}
-    except UnreadableError as error:
-        return {"name": name, "reason": str(error)}
-    patient, cause = PATIENT.match(file), CAUSE.search(file.lower()) or CAUSE.search(folder.name.lower())
-    patient = patient.group() if patient else path.stem
-    cause = "normal" if label == 0 else cause.group() if cause else "unknown"
-    return dict(zip(COLUMNS, (str(path), name, split, label, patient, cause, width, height, mode, size), strict=True))
+        text = file.read_text("utf-8-sig")
+        sep = ";" if ";" in text.partition("\n")[0] else ","
+        table = pd.read_csv(io.StringIO(text), sep=sep, dtype=str, keep_default_na=False).rename(columns=_plain)
+        table = table[["path", "label"]].join(table.reindex(columns=["split", "patient", "cause"], fill_value=""))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{file} cannot be read as a table with columns path and label ({error}).") from error
+    labels = table["label"].map(lambda label: {"0": 0, "1": 1, **classes}.get(_plain(label)))
+    splits = table["split"].map(lambda split: SPLIT_NAMES.get(_plain(split) or "train"))
+    for line in table.index[labels.isna() | splits.isna() | table["path"].duplicated()]:
+        text = f"each path once; label 0, 1 or one of {', '.join(classes)}; split {', '.join(SPLITS)} or empty"
+        raise DataError(f"{TABLE}, line {line + 2}: {', '.join(table.loc[line])}. Expected {text}.")
+    table = table.assign(name=table["path"].str.replace("\\", "/"), label=labels, split=splits)
+    return table.assign(path=[str(file.parent / name) for name in table["name"]])[list(COLUMNS[:6])]
 
 
-def _warn_of_names(index: pd.DataFrame) -> None:
-    """Warn of file names that say no patient, and of those that stand in more than one place."""
-    stems = index["name"].map(lambda name: Path(name).stem)
-    strange = index["name"][[not PATIENT.match(stem) for stem in stems]]
-    if len(strange):
-        text = f"{len(strange)} file names say no patient (as {strange.iloc[0]}; expected IM-0115-..., person1_...)"
-        warnings.warn(f"{text}: each of these images counts as a patient of its own.", DataWarning, stacklevel=3)
+def _read_patients(index: pd.DataFrame) -> pd.Series:
+    """Return the patient of each image: from the table, else from the file name, where the names make sense."""
+    stems = index["name"].map(lambda name: PurePosixPath(name).stem)
     if (twice := stems.duplicated(keep=False)).any():
         text = f"{twice.sum()} images share their file name with another (e.g. {', '.join(index['name'][twice][:2])})"
-        warnings.warn(f"{text}. Are they copies? find_duplicates(index) says.", DataWarning, stacklevel=3)
+        _warn(f"{text}. Are they copies? find_duplicates(index) says.")
+    if len(odd := index["name"][(index["label"] == 0) & stems.str.contains(CAUSE)]):
+        _warn(f"{len(odd)} images of label 0 are named as if they showed pneumonia (as {odd.iloc[0]}). Are they right?")
+    read, own = stems.str.extract(f"^({PATIENT.pattern})")[0], stems.mask(twice, index["name"])
+    tops = {label: said.value_counts() for label, said in read.groupby(index["label"])}
+    crowds = [top.index[0] for label, top in tops.items() if 2 * top.max() >= (index["label"] == label).sum() >= 10]
+    if (index["patient"] != "").all():
+        return index["patient"]
+    if crowds:
+        _warn(f"{crowds[0]} would be the patient of half of a class or more, so file names say no patient: {UNKNOWN}")
+        read = read.where(read.isna())
+    elif len(strange := index["name"][read.isna()]):
+        text = f"{len(strange)} file names say no patient (as {strange.iloc[0]}; expected IM-0115-..., person1_...)"
+        _warn(f"{text}: {UNKNOWN}")
+    elif read.is_unique and len(read) > 20:
+        _warn("There are as many patients as images. Is that so? A table index.csv can say who they are.")
+    return index["patient"].mask(index["patient"] == "", read.fillna(own))
 
 
 def count_patients(index: pd.DataFrame) -> pd.DataFrame:
@@ -309,17 +414,22 @@ def count_patients(index: pd.DataFrame) -> pd.DataFrame:
 def find_duplicates(index: pd.DataFrame) -> pd.DataFrame:
     """Return the rows whose files are equal byte for byte, with `sha256` and `across` (copies in more than one split).
 
-    Only files of equal size are read.
+    Only files of equal size are compared.
     """
     twins = index[index.duplicated("bytes", keep=False)]
-    twins = twins.assign(sha256=pd.Series([sha256_of(path) for path in twins["path"]], twins.index, dtype=object))
+    twins = twins.assign(sha256=[facts.get("sha256") for facts in look_at(twins["path"])]).dropna(subset="sha256")
     twins = twins[twins.duplicated("sha256", keep=False)].sort_values(["sha256", "name"])
     return twins.assign(across=twins.groupby("sha256")["split"].transform("nunique") > 1)
 
 
 def fingerprint(index: pd.DataFrame) -> str:
-    """Return 12 hex digits that name a data set: SHA-256 over every image's name and size in bytes."""
-    text = "\n".join(sorted(f"{name}\t{size}" for name, size in zip(index["name"], index["bytes"], strict=True)))
+    """Return 12 hex digits that name a data set: SHA-256 over what each file holds and what the index says of it.
+
+    The files are read only where they are new or changed (see `_store.look_at`); one that is gone counts by its size.
+    """
+    said = [index[name] for name in ("name", "split", "label", "patient", "cause") if name in index]
+    held = [facts.get("sha256", size) for facts, size in zip(look_at(index["path"]), index["bytes"], strict=True)]
+    text = "\n".join(sorted("\t".join(map(str, row)) for row in zip(held, *said, strict=True)))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -358,10 +468,10 @@ def split_index(index: pd.DataFrame, protocol: str = "patient", seed: int = 0) -
 
 
 def _first_names(index: pd.DataFrame) -> list[str]:
-    """Return the names of the report's validation images: of each class, the first of the test folder."""
+    """Return the names of the report's validation images: of each class, the first of the test folder, at least one."""
     test = index[index["split"] == "test"].sort_values("name")
     classes = test.groupby("label")["name"]
-    return list(test["name"][classes.cumcount() < (classes.transform("size") * FRACTION).astype(int)])
+    return list(test["name"][classes.cumcount() < (classes.transform("size") * FRACTION).astype(int).clip(lower=1)])
 
 
 def _whole_patients(index: pd.DataFrame, seed: int) -> list[str]:
@@ -413,43 +523,7 @@ def load_parts(
     if "part" not in index:
         raise DataError("The index has no column part. Split it first: index = split_index(index).")
     parts = {part: index[index["part"] == part] for part in PARTS}
+    for part in [part for part, rows in parts.items() if rows.empty]:
+        raise DataError(f"There is no image for {part}: {len(index)} images are too few to be split. Give more.")
     images = {part: load_images(rows, size, interpolation=interpolation) for part, rows in parts.items()}
     return images, {part: rows["label"].to_numpy(np.int64) for part, rows in parts.items()}
-
-
-def find_nearest(index: pd.DataFrame, among: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Find for each image the one that looks most like it, by the correlation of small grey copies (32 x 32).
-
-    A correlation does not change with brightness or contrast, nor much with recompression or another resolution.
-    It does change when an image is moved, turned or cropped, so such copies are missed.
-
-    Parameters
-    ----------
-    index, among : DataFrame
-        Rows of an index: the images that ask, and those that may answer; by default all others of `index`.
-
-    Returns
-    -------
-    DataFrame
-        Index as `index`; columns name, nearest (name of the image found), correlation (float, -1 to 1).
-
-    Raises
-    ------
-    ValueError
-        If there is no other image to be found.
-    """
-    from sklearn.neighbors import NearestNeighbors  # a second to import, for who needs it
-
-    others = index if among is None else among
-    if len(others) < 1 + (among is None):
-        raise ValueError(f"Found {len(others)} images to search; expected one more. Give more rows of the index.")
-
-    def centered(rows: pd.DataFrame) -> np.ndarray:
-        grey = load_images(rows, 32, channels=1).reshape(len(rows), -1).astype(np.float32)
-        return grey - grey.mean(axis=1, keepdims=True)
-
-    # The cosine of centered values is their correlation; scikit-learn leaves each image out of its own neighbors.
-    search = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(centered(others))
-    distance, found = search.kneighbors(None if among is None else centered(index))
-    table = {"name": index["name"], "nearest": others["name"].to_numpy()[found[:, 0]]}
-    return pd.DataFrame({**table, "correlation": 1 - distance[:, 0].astype(float)}, index.index)

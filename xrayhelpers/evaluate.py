@@ -1,4 +1,4 @@
-"""Measure a model, compare models on the same images, choose a threshold, and check calibration.
+"""Measure a model, compare models on the same images, choose a threshold, and fit a temperature.
 
 Every function takes `labels` (0 = NORMAL, 1 = PNEUMONIA) and `scores` (the model's probability of pneumonia) of the
 same images in the same order, and returns a plain number or a pandas table. A model predicts pneumonia for an image
@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from mlxtend.evaluate import mcnemar, mcnemar_table
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 from sklearn.metrics import roc_curve
@@ -23,11 +22,12 @@ from xrayhelpers import _intervals as formulas
 
 METRICS = (
     *("sensitivity", "specificity", "balanced_accuracy", "accuracy"),  # at the threshold
-    *("roc_auc", "pr_auc", "brier", "calibration_error"),  # of the scores
+    *("roc_auc", "pr_auc", "brier"),  # of the scores
 )
-RULES = ("balanced_accuracy", "accuracy", "cost", "sensitivity", "specificity")
+RULES = ("balanced_accuracy", "sensitivity", "specificity")
 # Above these values the bootstrap interval misses the true value too often (measured in tests/test_evaluate.py).
 HIGH = {"roc_auc": 0.96, "pr_auc": 0.9}
+SHARED = 0.6  # of the correlation near 1; with all of it the difference's interval held the truth in 90 to 93 % only
 
 
 # ---------------------------------------------------------------------------------------------- metrics
@@ -39,7 +39,7 @@ def measure(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Measure a model: eight metrics, each with its 95 % interval.
+    """Measure a model: seven metrics, each with its 95 % interval.
 
     Parameters
     ----------
@@ -61,10 +61,7 @@ def measure(
         - "bootstrap": the standard error over resamples of patients, on the log-odds scale, times Student's t for the
           number of patients. (Percentiles of the resamples lie too high near 1: they held the true value in 90 to 94 %
           of cases instead of 95 %.)
-        - "bootstrap, less bias": for the calibration error, which chance can only raise. The rise from sample to
-          resample estimates the rise from the true value to the sample; all of it is subtracted from the lower limit,
-          half of it from the upper.
-        - "newcombe": for an ROC AUC above 0.96, see `_intervals.newcombe_interval`.
+        - "newcombe": for an ROC AUC above 0.96 or below 0.04, see `_intervals.newcombe_interval`.
         - "wilson": for a PR AUC above 0.9 and for each metric that is exactly 0 or 1, see
           `_intervals.wilson_interval`. Errors that never occurred cannot be drawn again, so that a bootstrap would be
           certain of perfection.
@@ -76,8 +73,9 @@ def measure(
 
     Notes
     -----
-    The calibration error uses 10 equally wide bins (after Naeini et al., 2015). Like every binned estimate it is above
-    zero even for a perfect model, and the more so the fewer images there are.
+    No calibration error is among the metrics: binned, it is above zero even for a perfectly calibrated model, so that
+    no interval around it can hold the true zero. Lesson 07 measures calibration by differences that chance moves both
+    ways, with `paired_change`.
     The number of patients of each class counts as given, not as chance, so that no resample lacks a class. Hence the
     accuracy of a model that always predicts pneumonia is known exactly here.
 
@@ -100,16 +98,12 @@ def measure(
         n = {"sensitivity": n_positive, "specificity": n_negative}.get(name, min(n_positive, n_negative))
         t = stats.t.ppf(0.975, n - 1) if n > 1 else np.nan
         counted = {"sensitivity": labels == 1, "specificity": labels == 0, "pr_auc": labels == 1}.get(name, labels >= 0)
-        if n > 1 and name == "roc_auc" and v > HIGH[name]:
+        if n > 1 and name == "roc_auc" and max(v, 1 - v) > HIGH[name]:
             size = formulas.effective_patients(v, deviation**2, n_positive, n_negative, labels.size)
             rows[name] = (v, *formulas.newcombe_interval(v, *size), "newcombe")
         elif n > 1 and (v in (0, 1) or v > HIGH.get(name, 1)):
             size = formulas.effective_size(patients[counted], v, deviation**2)
             rows[name] = (v, *formulas.wilson_interval(v, size), "wilson")
-        elif name == "calibration_error":
-            bias = max(0.0, draws[name].mean() - v)
-            low, high = max(0.0, v - bias - t * deviation), min(1.0, v - bias / 2 + t * deviation)
-            rows[name] = (v, low, high, "bootstrap, less bias")
         else:
             half = t * deviation / (v * (1 - v)) if 0 < v < 1 else np.nan
             low, high = special.expit(special.logit(v) + np.array([-half, half]))
@@ -134,20 +128,44 @@ def compare_auc(labels: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLi
     a, b : (N,) arrays of float in [0, 1]
         Scores of the two models.
     patients : (N,) array, optional
-        With it, DeLong's test (1988) allows for patients with several images (Obuchowski, 1997).
+        With it, the test allows for patients with several images (Obuchowski, 1997).
 
     Returns
     -------
     Series
-        auc_a, auc_b, difference (a - b), low, high (95 %), p (two-sided).
+        auc_a, auc_b, difference (a - b), low, high (95 %), p (two-sided), and method, which is one of
+
+        - "DeLong": DeLong's test (1988).
+        - "square-and-add": if one area is above 0.96 or below 0.04. There DeLong's variance is too small, and zero if
+          both models are perfect, as if that were certain. So the difference gets its interval from the two areas' own
+          ("newcombe" in `measure`) and 0.6 of DeLong's correlation; p is one minus the largest level whose interval
+          leaves out zero.
     """
     areas, covariance = formulas.delong(labels, np.vstack([np.ravel(a), np.ravel(b)]), patients)
-    difference = areas[0] - areas[1]
-    deviation = np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-    low, high = difference + np.array([-formulas.Z, formulas.Z]) * deviation
-    p = 2 * stats.norm.sf(abs(difference) / deviation) if deviation > 1e-12 else float(abs(difference) < 1e-12)
+    difference, variances = areas[0] - areas[1], np.diag(covariance)
+    deviation = np.sqrt(max(0.0, variances.sum() - 2 * covariance[0, 1]))
+    extreme = max(*areas, *(1 - areas)) > HIGH["roc_auc"] or (difference != 0 and deviation < 1e-12)
+    correlation = covariance[0, 1] / np.sqrt(variances.prod()) if variances.min() > 1e-12 else 0.0
+    labels, numbers = np.asarray(labels), formulas.number_patients(patients, np.size(labels))
+    counts = [np.unique(numbers[labels == k]).size for k in (1, 0)]
+    pairs = zip(areas, variances, strict=True)
+    sizes = [formulas.effective_patients(area, variance, *counts, labels.size) for area, variance in pairs]
+
+    def limits(z: float) -> np.ndarray:
+        if extreme:
+            ends = [(area, *formulas.newcombe_interval(area, *n, z)) for area, n in zip(areas, sizes, strict=True)]
+            return np.array(formulas.square_and_add(*ends, SHARED * correlation)[1:])
+        return difference + z * np.array([-deviation, deviation])
+
+    def excess(z: float) -> float:  # above zero while the interval leaves out zero
+        return limits(z)[0] if difference > 0 else -limits(z)[1]
+
+    low, high = limits(formulas.Z)
+    ends = 0.01, 40.0
+    outside = [excess(z) > 0 for z in ends]
+    p = 2 * stats.norm.sf(optimize.brentq(excess, *ends) if outside == [True, False] else 40.0 * outside[0])
     found = {"auc_a": areas[0], "auc_b": areas[1], "difference": difference, "low": low, "high": high, "p": p}
-    return pd.Series(found, dtype=float)
+    return pd.Series({**found, "method": "square-and-add" if extreme else "DeLong"})
 
 
 def paired_change(before: ArrayLike, after: ArrayLike, patients: ArrayLike | None = None, seed: int = 0) -> pd.Series:
@@ -176,161 +194,67 @@ def paired_change(before: ArrayLike, after: ArrayLike, patients: ArrayLike | Non
     return pd.Series({"value": value, "low": value - half, "high": value + half})
 
 
-def change_between(before: pd.Series, after: pd.Series) -> pd.Series:
-    """Measure how far two values of *different* patients lie apart, such as validation and test.
-
-    Parameters
-    ----------
-    before, after : Series
-        Value, low and high, as in a row of `measure`.
-
-    Returns
-    -------
-    Series
-        value (after - before), low, high (95 %). Distances to the limits are added as squares (Zou & Donner, 2008).
-    """
-    value = after["value"] - before["value"]
-    down = np.hypot(after["value"] - after["low"], before["high"] - before["value"])
-    up = np.hypot(after["high"] - after["value"], before["value"] - before["low"])
-    return pd.Series({"value": value, "low": value - down, "high": value + up})
-
-
 def _compare_errors(
     labels: ArrayLike, a: ArrayLike, b: ArrayLike, thresholds: tuple[float, float], patients: ArrayLike | None
-) -> dict[str, float]:
-    """Test whether two models make different numbers of errors on the same images.
+) -> float:
+    """Test whether two models make different numbers of errors on the same images, and return the p-value.
 
-    McNemar's test (exact below 25 disagreements) treats images as independent. `p_patients` does not: it is the exact
-    chance that the errors differ at least as much if the two models swapped names for each patient at the toss of a
-    coin. With one image per patient it is McNemar's exact test.
-
-    Returns
-    -------
-    dict
-        only_a_right, only_b_right (images), p_images (McNemar), p_patients.
+    It is the exact chance that the errors differ at least as much if the two models swapped names for each patient at
+    the toss of a coin. With one image per patient it is McNemar's exact test; with several, McNemar's test would treat
+    them as independent.
     """
     labels, a, numbers = formulas.check_scores(labels, a, patients)
-    calls = [(s >= t).astype(int) for s, t in zip((a, formulas.check_scores(labels, b)[1]), thresholds, strict=True)]
-    table = mcnemar_table(labels, *calls)
-    only_a, only_b = int(table[0, 1]), int(table[1, 0])
-    p_images = mcnemar(table, exact=only_a + only_b < 25)[1] if only_a + only_b else 1.0
-    leads = np.bincount(numbers, (calls[0] == labels).astype(int) - (calls[1] == labels)).astype(int)
+    right = [(s >= t) == labels for s, t in zip((a, formulas.check_scores(labels, b)[1]), thresholds, strict=True)]
+    leads = np.bincount(numbers, right[0].astype(int) - right[1]).astype(int)
     chances = np.ones(1)  # of the sums -n, -n + 2, ..., n, where n is the sum of the leads so far
     for lead in np.abs(leads[leads != 0]):
         chances = (np.pad(chances, (0, lead)) + np.pad(chances, (lead, 0))) / 2
     sums = 2 * np.arange(chances.size) - (chances.size - 1)
-    p_patients = float(chances[np.abs(sums) >= abs(leads.sum())].sum())
-    return {"only_a_right": only_a, "only_b_right": only_b, "p_images": p_images, "p_patients": p_patients}
+    return float(chances[np.abs(sums) >= abs(leads.sum())].sum())
 
 
-def compare_all(
-    images: pd.DataFrame, models: Sequence[str], thresholds: Mapping[str, float] | None = None
+def compare_with(
+    images: pd.DataFrame, reference: str, models: Sequence[str], thresholds: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Compare each pair of models on the same images, with p-values corrected by Holm's rule.
+    """Compare one model with each of some others on the same images, with p-values corrected by Holm's rule.
 
     Parameters
     ----------
     images : DataFrame
         Columns label, patient and one of scores per model, as `results.same_images` returns.
+    reference : str
+        The model that is compared; name it before you look, since Holm's rule counts only these comparisons.
     models : sequence of str
-        Names of the columns with scores.
-    thresholds : mapping of model -> float, optional
-        Default 0.5.
+        The others.
+    thresholds : mapping of model -> float
 
     Returns
     -------
     DataFrame
-        One row per pair: a, b, auc_a, auc_b, difference, low, high, p_auc, only_a_right, only_b_right, p_images,
-        p_patients, and the corrected p_auc_holm and p_patients_holm.
+        Index model; auc, difference (reference - model), low, high, method, p_auc (see `compare_auc`), p_errors (the
+        chance of such a difference in errors at the thresholds if, for each patient, a coin decided which model made
+        which errors), and the corrected p_auc_holm and p_errors_holm.
 
     Raises
     ------
     ValueError
-        If there are fewer than two models.
+        If there is nothing to compare with.
     """
-    thresholds, rows = dict(thresholds or {}), []
-    for i, a in enumerate(models):
-        for b in models[i + 1 :]:
-            pair = (thresholds.get(a, 0.5), thresholds.get(b, 0.5))
-            area = compare_auc(images["label"], images[a], images[b], images["patient"]).rename({"p": "p_auc"})
-            errors = _compare_errors(images["label"], images[a], images[b], pair, images["patient"])
-            rows.append({"a": a, "b": b, **area, **errors})
+    rows, labels, patients = {}, images["label"], images["patient"]
+    for model in models:
+        pair = (thresholds[reference], thresholds[model])
+        area = compare_auc(labels, images[reference], images[model], patients).rename({"auc_b": "auc", "p": "p_auc"})
+        errors = _compare_errors(labels, images[reference], images[model], pair, patients)
+        rows[model] = {**area.drop("auc_a"), "p_errors": errors}
     if not rows:
-        raise ValueError(f"there is nothing to compare: models are {list(models)}; pass at least two.")
-    table = pd.DataFrame(rows)
-    return table.assign(p_auc_holm=formulas.holm(table["p_auc"]), p_patients_holm=formulas.holm(table["p_patients"]))
+        raise ValueError(f"there is no model to compare {reference} with; pass at least one.")
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    return table.assign(p_auc_holm=formulas.holm(table["p_auc"]), p_errors_holm=formulas.holm(table["p_errors"]))
 
 
 # -------------------------------------------------------------------------------------------- threshold
-def operating_points(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
-    """List every sensitivity and specificity that a threshold can reach on these images.
-
-    Parameters
-    ----------
-    labels : (N,) array of 0 and 1
-    scores : (N,) array of float in [0, 1]
-
-    Returns
-    -------
-    DataFrame
-        threshold, sensitivity, specificity: one row between each two neighboring scores, from "nothing is pneumonia"
-        (a threshold above the highest score) to "everything is" (0). Thresholds lie halfway between scores, so that no
-        score equals one.
-    """
-    labels, scores, _ = formulas.check_scores(labels, scores)
-    alarms, hits, cuts = roc_curve(labels, scores, drop_intermediate=False)
-    top = np.nextafter(scores.max(), 2)
-    thresholds = np.r_[top, (cuts[1:-1] + cuts[2:]) / 2, 0.0]
-    return pd.DataFrame({"threshold": thresholds, "sensitivity": hits, "specificity": 1 - alarms})
-
-
-def expected_cost(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    cost_miss: float = 10.0,
-    cost_alarm: float = 1.0,
-    prevalence: float | None = None,
-) -> pd.DataFrame:
-    """Calculate the average cost per image of each threshold.
-
-    `cost = cost_miss * prevalence * (1 - sensitivity) + cost_alarm * (1 - prevalence) * (1 - specificity)`
-
-    Parameters
-    ----------
-    labels : (N,) array of 0 and 1
-    scores : (N,) array of float in [0, 1]
-    cost_miss, cost_alarm : float
-        Costs of a missed pneumonia and of a false alarm, in the same unit.
-    prevalence : float in [0, 1], optional
-        Share of pneumonia where the model is used; default: the share in `labels`.
-
-    Returns
-    -------
-    DataFrame
-        `operating_points` with one more column, cost.
-
-    Raises
-    ------
-    ValueError
-        If the prevalence is not in [0, 1].
-    """
-    points = operating_points(labels, scores)
-    share = np.mean(labels) if prevalence is None else prevalence
-    if not 0 <= share <= 1:
-        raise ValueError(f"prevalence is {prevalence}; expected a share in [0, 1], e.g. 0.1 for 10 %.")
-    misses, alarms = share * (1 - points["sensitivity"]), (1 - share) * (1 - points["specificity"])
-    return points.assign(cost=cost_miss * misses + cost_alarm * alarms)
-
-
 def choose_threshold(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    rule: str = "balanced_accuracy",
-    *,
-    at_least: float = 0.95,
-    cost_miss: float = 10.0,
-    cost_alarm: float = 1.0,
-    prevalence: float | None = None,
+    labels: ArrayLike, scores: ArrayLike, rule: str = "balanced_accuracy", *, at_least: float = 0.95
 ) -> float:
     """Choose the threshold on *validation* images (never on test).
 
@@ -339,16 +263,14 @@ def choose_threshold(
     labels : (N,) array of 0 and 1
     scores : (N,) array of float in [0, 1]
     rule : str
-        "balanced_accuracy" (Youden's index), "accuracy", "cost" (the lowest `expected_cost`), "sensitivity" or
-        "specificity" (at least `at_least` of it, and as much as possible of the other).
+        "balanced_accuracy" (Youden's index), "sensitivity" or "specificity" (at least `at_least` of it, and as much as
+        possible of the other).
     at_least : float in [0, 1]
-    cost_miss, cost_alarm, prevalence
-        See `expected_cost`.
 
     Returns
     -------
     float
-        Of equally good thresholds the one nearest to 0.5.
+        Halfway between two scores, so that no score equals it; of equally good thresholds the one nearest to 0.5.
 
     Raises
     ------
@@ -357,107 +279,74 @@ def choose_threshold(
     """
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
-    points = expected_cost(labels, scores, cost_miss, cost_alarm, prevalence)
-    hit, spared = points["sensitivity"], points["specificity"]
-    if rule == "cost":
-        worth = -points["cost"]
-    elif rule in ("sensitivity", "specificity"):
-        other = spared if rule == "sensitivity" else hit
-        worth = other.where(points[rule] >= at_least, -1.0)
-    else:
-        share = 0.5 if rule == "balanced_accuracy" else np.mean(labels)
-        worth = share * hit + (1 - share) * spared
-    best = points.loc[worth >= worth.max() - 1e-12, "threshold"]
-    return float(best.iloc[(best - 0.5).abs().argmin()])
-
-
-def decision_curve(
-    labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike, prevalence: float | None = None
-) -> pd.DataFrame:
-    """Calculate the net benefit of using the model, of treating all and of treating none (Vickers & Elkin, 2006).
-
-    The threshold t is the probability of pneumonia at which one would treat, so that a false alarm costs as much as
-    t / (1 - t) found pneumonias are worth:
-    `net benefit = prevalence * sensitivity - (1 - prevalence) * (1 - specificity) * t / (1 - t)`.
-
-    Parameters
-    ----------
-    labels : (N,) array of 0 and 1
-    scores : (N,) array of float in [0, 1]
-    thresholds : (T,) array of float in [0, 1)
-    prevalence : float in [0, 1], optional
-        Share of pneumonia where the model is used; default: the share in `labels`.
-
-    Returns
-    -------
-    DataFrame
-        threshold, model, all, none: T rows, in found pneumonias per image.
-    """
     labels, scores, _ = formulas.check_scores(labels, scores)
-    t = np.asarray(thresholds, dtype=float)
-    share = labels.mean() if prevalence is None else prevalence
-    called = scores >= t[:, None]
-    hit, alarm = called[:, labels == 1].mean(axis=1), called[:, labels == 0].mean(axis=1)
-    odds = t / (1 - t)
-    model = share * hit - (1 - share) * alarm * odds
-    return pd.DataFrame({"threshold": t, "model": model, "all": share - (1 - share) * odds, "none": 0.0})
+    alarms, hit, cuts = roc_curve(labels, scores, drop_intermediate=False)
+    thresholds = np.r_[np.nextafter(scores.max(), 2), (cuts[1:-1] + cuts[2:]) / 2, 0.0]
+    wanted, other = {"sensitivity": (hit, 1 - alarms), "specificity": (1 - alarms, hit)}.get(rule, (hit, hit - alarms))
+    worth = other if rule == "balanced_accuracy" else np.where(wanted >= at_least, other, -1.0)
+    best = thresholds[worth >= worth.max() - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])
 
 
-def predictive_values(sensitivity: float, specificity: float, prevalence: ArrayLike) -> pd.DataFrame:
+def predictive_values(sensitivity: pd.Series, specificity: pd.Series, prevalence: ArrayLike) -> pd.DataFrame:
     """Calculate by Bayes' rule what a prediction means where pneumonia is rarer or more common.
 
     Parameters
     ----------
-    sensitivity, specificity : float in [0, 1]
+    sensitivity, specificity : Series
+        Value, low and high, as in a row of `measure`.
     prevalence : float or (P,) array in [0, 1]
 
     Returns
     -------
     DataFrame
-        prevalence, ppv (share with pneumonia among those predicted to have it), npv (share without pneumonia among
-        those predicted to be normal): P rows, NaN where nothing is predicted.
+        Index prevalence, P rows; columns ppv (share with pneumonia among those predicted to have it), npv (share
+        without pneumonia among those predicted to be normal), NaN where nothing is predicted, and the 95 % limits
+        ppv_low, ppv_high, npv_low, npv_high, see `_intervals.ratio_low`. The prevalence counts as known.
     """
     share = np.atleast_1d(np.asarray(prevalence, dtype=float))
-    hit, miss = share * sensitivity, share * (1 - sensitivity)
-    spared, alarm = (1 - share) * specificity, (1 - share) * (1 - specificity)
-    with np.errstate(invalid="ignore"):  # nothing is predicted: no value
-        return pd.DataFrame({"prevalence": share, "ppv": hit / (hit + alarm), "npv": spared / (spared + miss)})
+    hit, spared = (row[["value", "low", "high"]].to_numpy(float) for row in (sensitivity, specificity))
+    miss, alarm = (1 - row[[0, 2, 1]] for row in (hit, spared))
+    table = pd.DataFrame(index=pd.Index(share, name="prevalence"))
+    for name, right, wrong, a, b in (("ppv", hit, alarm, share, 1 - share), ("npv", spared, miss, 1 - share, share)):
+        with np.errstate(invalid="ignore"):  # nothing is predicted: no value
+            table[name] = a * right[0] / (a * right[0] + b * wrong[0])
+        low, high = formulas.ratio_low(right, wrong), formulas.ratio_low(wrong, right)
+        table[f"{name}_low"], table[f"{name}_high"] = a * low / (a * low + b), a / (a + b * high)
+    return table
 
 
 # ------------------------------------------------------------------------------------------ calibration
-def apply_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
-    """Divide the log-odds of scores by a temperature; above 1, the scores move toward 0.5. Their order stays the same.
+def fit_temperature(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None) -> pd.Series:
+    """Find the temperature, from 0.05 to 20, that makes scores fit the labels best (Guo et al., 2017).
 
-    Parameters
-    ----------
-    scores : array of float in [0, 1], any shape
-    temperature : float, > 0
-
-    Returns
-    -------
-    ndarray
-        float64 in (0, 1), the shape of `scores`.
-    """
-    return special.expit(special.logit(np.clip(np.asarray(scores, dtype=float), 1e-7, 1 - 1e-7)) / temperature)
-
-
-def fit_temperature(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Find the temperature, from 0.05 to 20, with the lowest log loss on *validation* images (Guo et al., 2017).
+    Dividing the log-odds of the scores by a temperature above 1 moves them toward 0.5; their order stays the same. On
+    validation, it is the temperature to scale with. On test, it says how far the confidence of a model is off: 1 is
+    right, above 1 the model is too confident, below 1 not confident enough.
 
     Parameters
     ----------
     labels : (N,) array of 0 and 1
     scores : (N,) array of float in [0, 1]
+    patients : (N,) array, optional
+        The patient of each image. Without it, each image counts as a separate patient.
 
     Returns
     -------
-    float
+    Series
+        value (the lowest log loss), low, high (95 %): the temperatures whose likelihood is not significantly lower. The
+        drop that is allowed grows with how much the images of a patient agree, at most as if they were copies. A limit
+        of 0.05 or 20 means that there is none, as for a model without errors.
     """
-    labels, scores, _ = formulas.check_scores(labels, scores)
-    signs = np.where(labels == 1, 1.0, -1.0)
-    logits = signs * special.logit(np.clip(scores, 1e-7, 1 - 1e-7))
-
-    def log_loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -logits / np.exp(log_temperature)).mean())
-
-    return float(np.exp(optimize.minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    labels, scores, numbers = formulas.check_scores(labels, scores, patients)
+    margins = np.where(labels == 1, 1, -1) * special.logit(np.clip(scores, 1e-7, 1 - 1e-7))
+    temperatures = np.geomspace(0.05, 20, 601)  # one percent apart
+    losses = np.array([np.logaddexp(0, -margins / t).sum() for t in temperatures])
+    value, sizes = temperatures[losses.argmin()], np.bincount(numbers)
+    gradients = margins * special.expit(-margins / value)
+    expected = (margins**2 * special.expit(margins / value) * special.expit(-margins / value)).sum()
+    agreement = (np.bincount(numbers, gradients) ** 2).sum() / max(expected, 1e-12)
+    copies = (sizes**2).sum() / sizes.sum()  # if all images of a patient were alike
+    drop = formulas.Z**2 / 2 * np.clip(agreement, (2 + copies) / 3, copies)
+    inside = temperatures[losses <= losses.min() + drop]
+    return pd.Series({"value": value, "low": inside[0], "high": inside[-1]})

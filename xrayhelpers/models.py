@@ -4,14 +4,16 @@ Both take pixels from 0 to 255 and scale them inside, so that nobody forgets to.
 from `seed`; no global random state is read or changed.
 """
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from xrayhelpers._keras import keras, tf
 from xrayhelpers._vgg16 import VGG16_BLOCKS, VGG16_LAYERS, VGG16Weights, vgg16_weights
 
-__all__ = ["report_cnn", "report_vgg16", "split_frozen", "vgg16_weights"]
+__all__ = ["report_cnn", "report_vgg16", "set_precision", "split_frozen", "vgg16_weights"]
 
 
 def report_cnn(
@@ -45,7 +47,7 @@ def report_cnn(
         layers.MaxPooling2D(2, name="pool2"),
         layers.Flatten(name="flatten"),
         layers.Dense(units, activation="relu", kernel_initializer=start(), name="dense"),
-        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), name="pneumonia"),
+        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), name="pneumonia", dtype="float32"),
     ]
     return _compiled(keras.Sequential(stack, name="report_cnn"), optimizer)
 
@@ -110,7 +112,7 @@ def report_vgg16(
         layers.Flatten(name="flatten"),
         layers.Dense(units, activation="relu", kernel_initializer=start(), name="dense"),
         layers.Dropout(0.1, seed=seed, name="dropout"),
-        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), name="pneumonia"),
+        layers.Dense(1, activation="sigmoid", kernel_initializer=start(), name="pneumonia", dtype="float32"),
     ]
     model = keras.Sequential(base + head, name="report_vgg16")
     if weights is not None:
@@ -158,6 +160,36 @@ def split_frozen(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     tail = keras.Sequential([keras.Input(frozen.output_shape[1:]), *model.layers[first:]], name="tail")
     tail.compile_from_config(model.get_compile_config())
     return frozen, tail
+
+
+def set_precision(policy: str | None = None) -> str:
+    """Let Keras calculate in half precision where this machine is faster at it, and say what was chosen and why.
+
+    With Keras's policy "mixed_bfloat16" the multiplications have 8 instead of 24 significant bits; weights, their
+    updates and the loss keep 32-bit floats. Build models after this call, and give the last layer
+    ``dtype="float32"``, so that scores are not rounded.
+
+    Parameters
+    ----------
+    policy : {"mixed_bfloat16", "float32"}, optional
+        Without it, the environment variable ``XRAYS_PRECISION`` decides, and without that the machine: half precision
+        with the processor instructions avx512_bf16 or amx_bf16, or an NVIDIA GPU of compute capability 8 or more.
+
+    Returns
+    -------
+    str
+        The policy and the reason, for example "mixed_bfloat16 (the processor has avx512_bf16)".
+    """
+    cpu, reason = Path("/proc/cpuinfo"), "as asked for"
+    policy = policy or os.environ.get("XRAYS_PRECISION")
+    if not policy:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+        flags = set(cpu.read_text().split()) & {"avx512_bf16", "amx_bf16"} if cpu.is_file() else set()
+        fast = ["a GPU" for one in details if one.get("compute_capability", (0,))[0] >= 8] or sorted(flags)
+        policy = "mixed_bfloat16" if fast else "float32"
+        reason = f"this machine has {' and '.join(fast) or 'no fast half precision'}"
+    keras.mixed_precision.set_global_policy(policy)
+    return f"{policy} ({reason})"
 
 
 class Adam(keras.optimizers.Adam):

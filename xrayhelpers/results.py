@@ -7,29 +7,36 @@ doi:10.1145/3287560.3287596) for models and Gebru et al. (2021, doi:10.1145/3458
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
+from IPython import get_ipython
 from numpy.typing import ArrayLike
 
 from xrayhelpers._intervals import check_scores
-from xrayhelpers._machine import DataError, DataNotFoundError, run_folder, write_atomic
+from xrayhelpers._machine import DataNotFoundError, DataWarning, package_digest, repository, run_folder, write_atomic
 from xrayhelpers.data import CLASSES, DataSource, count_patients, find_duplicates, fingerprint
-from xrayhelpers.evaluate import METRICS, measure, predictive_values
+from xrayhelpers.evaluate import measure, predictive_values
 
 SCHEMA = 1
 LESSONS = {"knn": "02_knn", "cnn": "04_cnn", "vgg16": "05_vgg16", "tuned": "06_tuning"}
 COLUMNS = ["accuracy", "sensitivity", "specificity", "balanced_accuracy", "roc_auc"]
 PACKAGES = ("numpy", "pandas", "scikit-learn", "tensorflow", "keras")
 TABLES = ("metrics", "scores", "history")
+KINDS = {  # of the values in a file, besides the tables
+    **dict.fromkeys(("model", "protocol", "lesson", "data", "fingerprint"), str),
+    **{"schema": int, "threshold": int | float, "seed": int, "parameters": dict, "versions": dict, "code": dict},
+}
 NOT_FOR = "For learning, not for diagnosis. Do not use it on patients."
 
 
@@ -53,6 +60,8 @@ class Result:
     scores : DataFrame
         One row per image: name, label, patient, cause, score.
     parameters, versions : dict
+    code : dict
+        Digests of the "package" and of the cells of the "lesson" that had run.
     seed : int
     history : DataFrame
         One row per epoch; empty for a model without epochs.
@@ -68,6 +77,7 @@ class Result:
     scores: pd.DataFrame
     parameters: dict[str, Any]
     versions: dict[str, str]
+    code: dict[str, str]
     seed: int
     history: pd.DataFrame
 
@@ -133,6 +143,7 @@ def write_result(
     tables = (*tables, pd.DataFrame() if history is None else history)
     versions = dict(sorted((d.name, d.version) for d in distributions() if d.name in PACKAGES))
     content = {
+        "code": {"package": package_digest(), "lesson": _cells_digest(_cells_run())},
         "schema": SCHEMA,
         "model": model,
         "protocol": protocol,
@@ -143,18 +154,17 @@ def write_result(
         "seed": int(seed),
         "parameters": dict(parameters or {}),
         "versions": {"python": platform.python_version(), **versions},
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         **{key: table.to_dict("list") for key, table in zip(TABLES, tables, strict=True)},
     }
-    path = run_folder() / "results" / f"{model}-{protocol}.json"
-    if path.name != f"{model}-{protocol}.json":
-        raise ValueError(f"'{model}-{protocol}' cannot be the name of a file; expected a model such as 'cnn'.")
-    write_atomic(path, json.dumps(_plain(content), allow_nan=False, indent=1))
-    return _read(path)
+    content = _plain(content)
+    result = _result(content, f"{model}-{protocol}")
+    path = run_folder() / "results" / f"{result.name}.json"
+    write_atomic(path, json.dumps(content, allow_nan=False, indent=1))
+    return result
 
 
 def read_results(folder: Path | None = None) -> list[Result]:
-    """Read all results of a run, sorted by lesson and protocol.
+    """Read all results of a run, sorted by lesson and protocol; a file that is none is left out with a `DataWarning`.
 
     Parameters
     ----------
@@ -169,42 +179,44 @@ def read_results(folder: Path | None = None) -> list[Result]:
     ------
     DataNotFoundError
         If there is no result; the message names the lessons to run.
-    DataError
-        If a file cannot be read.
     """
     folder = run_folder() / "results" if folder is None else Path(folder)
-    found = [_read(path) for path in sorted(folder.glob("*.json"))]
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=int)  # no NaN
+            found.append(_result(content, path.stem))
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+            lesson = LESSONS.get(path.stem.rsplit("-", 1)[0], "that wrote it")
+            text = f"{path.name} is no result ({type(error).__name__}: {error}) and is left out. Move it away, or run"
+            warnings.warn(f"{text} the lesson {lesson} again.", DataWarning, stacklevel=2)
     if not found:
         where, lessons = f"{folder.parent.name}/{folder.name}", ", ".join(LESSONS.values())
         raise DataNotFoundError(f"Found no result in {where}. Run a lesson first ({lessons}), or all: make run.")
     return sorted(found, key=lambda result: (result.lesson or "later", result.protocol, result.model))
 
 
-def results_table(results: Sequence[Result], intervals: str = "text") -> pd.DataFrame:
+def results_table(results: Sequence[Result]) -> pd.DataFrame:
     """Put results into a table with one row per model.
 
     Parameters
     ----------
     results : sequence of Result
-    intervals : str
-        "text" ("0.853 [0.82, 0.88]", five metrics) for reading, or "columns" (accuracy, accuracy_low, accuracy_high
-        and so on, all eight metrics) for computing.
 
     Returns
     -------
     DataFrame
-        lesson, model, protocol, images, threshold, then the metrics.
+        lesson, model, protocol, images, threshold, five metrics ("0.853 [0.82, 0.88]"), parameters, and a note where
+        the package or the lesson's cells have changed since, or where the results come from different data.
     """
-    rows, ends = [], {"value": "", "low": "_low", "high": "_high"}
+    rows, mixed = [], len({result.fingerprint for result in results}) > 1
     for r in results:
         row = {"lesson": r.lesson, "model": r.model, "protocol": r.protocol, "images": len(r.scores)}
-        figures = r.metrics[list(ends)]
-        if intervals == "text":
-            texts = {name: "{:.3f} [{:.2f}, {:.2f}]".format(*figures.loc[name]) for name in COLUMNS}
-            rows.append(row | {"threshold": f"{r.threshold:.2f}"} | texts)
-        else:
-            numbers = {name + end: figures.loc[name, column] for name in METRICS for column, end in ends.items()}
-            rows.append(row | {"threshold": r.threshold} | numbers)
+        row["threshold"], figures = f"{r.threshold:.2f}", r.metrics.loc[COLUMNS, ["value", "low", "high"]]
+        row |= {name: f"{value:.3f} [{low:.2f}, {high:.2f}]" for name, value, low, high in figures.itertuples()}
+        row["parameters"] = ", ".join(f"{name} {value}" for name, value in {**r.parameters, "seed": r.seed}.items())
+        note = [f"data {r.fingerprint}"] * mixed + ["other code"] * (not _same_code(r))
+        rows.append(row | {"note": ", ".join(note)})
     return pd.DataFrame(rows)
 
 
@@ -260,8 +272,8 @@ def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Seq
     share, called = scores["label"].mean(), scores["score"] >= result.threshold
     groups = scores.assign(called=called).groupby("cause")
     by_cause = groups.agg(images=("name", "size"), patients=("patient", "nunique"), predicted=("called", "mean"))
-    values = predictive_values(*metrics.loc[["sensitivity", "specificity"], "value"], [share, *prevalences])
-    values = values.set_index(values.pop("prevalence").map("{:.1%}".format))
+    values = predictive_values(metrics.loc["sensitivity"], metrics.loc["specificity"], [share, *prevalences])
+    values.index = values.index.map("{:.1%}".format)
     interval = [f"[{row.low:.3f}, {row.high:.3f}]" for row in metrics.itertuples()]
     epochs = f"{len(result.history)} epochs, " if len(result.history) else ""
     lines = [
@@ -336,21 +348,50 @@ def _table(table: pd.DataFrame, corner: str) -> str:
     return "\n".join("| " + " | ".join(text(value) for value in row) + " |" for row in rows)
 
 
-def _read(path: Path) -> Result:
-    """Read one result, with its tables as DataFrames."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']} instead of {SCHEMA}")
-        tables = {key: pd.DataFrame(content[key]) for key in TABLES}
-        tables["metrics"] = tables["metrics"].set_index("metric")
-        tables["scores"] = tables["scores"].astype({"score": float, "label": int})
-        fields = {key: content[key] for key in Result.__dataclass_fields__ if key not in tables}
-        return Result(**fields, **tables)
-    except (ValueError, KeyError, TypeError) as error:
-        lesson = LESSONS.get(path.stem.rsplit("-", 1)[0], "again that wrote it")
-        text = f"{path.name} cannot be read ({type(error).__name__}: {error}). Delete it and run the lesson {lesson}."
-        raise DataError(text) from error
+def _cells_run() -> list[str]:
+    """Return what was run in this notebook so far."""
+    shell = get_ipython()
+    return shell.history_manager.input_hist_raw if shell else []
+
+
+def _cells_digest(cells: Sequence[str]) -> str:
+    """Hash cells, each once, but not those that set the parameters."""
+    kept = dict.fromkeys(cell.strip() for cell in cells if not re.match(r"\s*(# Parameters\n|data = |$)", cell))
+    return hashlib.sha256("\0".join(kept).encode()).hexdigest()[:12]
+
+
+def _same_code(result: Result) -> bool:
+    """Tell whether the package, and the lesson up to the cell that wrote a result, are as they were then."""
+    path = repository() / "notebooks" / f"{result.lesson}.ipynb"
+    cells = json.loads(path.read_bytes())["cells"] if path.is_file() else []
+    cells = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    known = [_cells_digest(cells[:number]) for number in range(1, len(cells) + 1)] or [result.code.get("lesson")]
+    return result.code.get("package") == package_digest() and result.code.get("lesson") in known
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict:
+    """Build an object of a JSON file; a key that is there twice is an error, for which one would count?"""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)
+
+
+def _result(content: dict, name: str) -> Result:
+    """Check the content of a file, which may come from anywhere, and return it with its tables as DataFrames."""
+    wrong = [key for key, kind in KINDS.items() if not isinstance(dict(content).get(key, {}), kind)]
+    if wrong or content["schema"] != SCHEMA or not -1 <= content["threshold"] <= 2:
+        raise ValueError(f"missing, or not as it should be: {', '.join(wrong) or 'schema or threshold'}")
+    if name != f"{content['model']}-{content['protocol']}" or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"'{content['model']}-{content['protocol']}' cannot be the name of this file")
+    metrics, scores, history = (pd.DataFrame(content[key]) for key in TABLES)
+    metrics = metrics.set_index("metric").astype(dict.fromkeys(("value", "low", "high"), float))
+    check_scores(scores["label"], scores["score"], scores["patient"])
+    figures = metrics.loc[COLUMNS, ["value", "low", "high"]]
+    if not (figures.isna() | figures.ge(0) & figures.le(1)).all(axis=None) or scores["name"].duplicated().any():
+        raise ValueError("a metric is not within 0 and 1, or an image is there twice")
+    scores = scores[["name", "label", "patient", "cause", "score"]].astype({"score": float, "label": int})
+    fields = {key: content.get(key, {}) for key in KINDS if key != "schema"}
+    return Result(**fields, metrics=metrics, scores=scores, history=history)
 
 
 def _plain(value: Any) -> Any:

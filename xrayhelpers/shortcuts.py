@@ -3,14 +3,13 @@
 A *shortcut* is anything that separates the classes and is not disease: how an image was stored, cropped or exposed.
 The audit looks for shortcuts with classifiers that see one suspect each. A model *may* have learned what the audit
 finds. Whether it has is a question of cause: change the suspect, keep the lungs, and see how the scores move
-(`reencoding_effect`).
+(`changed_images`).
 """
 
 from __future__ import annotations
 
 import functools
 import io
-import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,11 +23,10 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from xrayhelpers._images import read_image, read_resized
+from xrayhelpers._images import read_image
 from xrayhelpers._intervals import delong, effective_patients, holm, newcombe_interval
 from xrayhelpers._machine import cores
-from xrayhelpers.data import CLASSES, load_images
-from xrayhelpers.evaluate import compare_auc, paired_change
+from xrayhelpers.data import load_images
 
 FOLDS, PERMUTATIONS, LEVEL = 5, 999, 0.05
 PENALTY = 10.0  # of the squared weights of standardized features; scikit-learn's C is its inverse
@@ -56,8 +54,13 @@ def _jpeg_quality(path: str | Path) -> int:
     return 1 + int(np.abs(_quality_tables() - table).sum(axis=1).argmin())
 
 
-def _measure_suspects(index: pd.DataFrame) -> dict[str, np.ndarray]:
+def measure_suspects(index: pd.DataFrame) -> dict[str, np.ndarray]:
     """Measure what could give the label away: how each image is stored, and pixels where there is no lung.
+
+    Parameters
+    ----------
+    index : DataFrame
+        From `data.load_index`, or some rows of it.
 
     Returns
     -------
@@ -85,25 +88,28 @@ def _measure_suspects(index: pd.DataFrame) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, dtype=np.float64).reshape(n, -1) for name, values in suspects.items()}
 
 
-def shortcut_audit(index: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def shortcut_audit(
+    suspects: Mapping[str, ArrayLike], labels: ArrayLike, patients: ArrayLike, seed: int = 0
+) -> pd.DataFrame:
     """Try to predict the label from each suspect alone, for patients that the classifier has not seen.
 
     Parameters
     ----------
-    index : DataFrame
-        From `data.load_index`, or some rows of it. Audit one folder at a time, `index[index["split"] == "train"]`:
-        train and test may differ in other ways.
+    suspects : mapping of name -> (N,) or (N, d) array of numbers
+        From `measure_suspects`, or your own. Audit one folder at a time: train and test may differ in other ways.
+    labels : (N,) array of 0 and 1
+    patients : (N,) array
     seed : int
         Of folds and permutations.
 
     Returns
     -------
     DataFrame
-        Index "suspect"; columns value (ROC AUC for unseen patients, mean over five folds), low, high (95 %, clustered
-        by patient, for the fitted models), p, p_holm (corrected for the number of suspects) and flagged
-        (p_holm < 0.05). A suspect that is the same everywhere gets 0.5 and p = 1. Near 0.5 the interval is too narrow:
-        trust `p` there. An area clearly below 0.5 comes from folds that disagree about the direction, and is no
-        finding.
+        Index "suspect"; columns value (ROC AUC for unseen patients, mean over five folds, fewer if a class has fewer
+        patients), low, high (95 %, clustered by patient, for the fitted models), p, p_holm (corrected for the number of
+        suspects) and flagged (p_holm < 0.05). A suspect that is the same everywhere gets 0.5 and p = 1. Near 0.5 the
+        interval is too narrow: trust `p` there. An area clearly below 0.5 comes from folds that disagree about the
+        direction, and is no finding.
 
     Raises
     ------
@@ -121,14 +127,9 @@ def shortcut_audit(index: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Examples
     --------
-    >>> audit = shortcut_audit(index[index["split"] == "train"])  # doctest: +SKIP
+    >>> audit = shortcut_audit(measure_suspects(train), train["label"], train["patient"])  # doctest: +SKIP
     >>> forest(audit, label="ROC AUC", reference=0.5)  # doctest: +SKIP
     """
-    return _audit(_measure_suspects(index), index["label"], index["patient"], seed)
-
-
-def _audit(suspects: Mapping[str, ArrayLike], labels: ArrayLike, patients: ArrayLike, seed: int = 0) -> pd.DataFrame:
-    """Audit suspects, (N,) or (N, d) arrays; see `shortcut_audit`. Few patients make fewer folds."""
     labels, patients = np.asarray(labels), np.unique(np.asarray(patients), return_inverse=True)[1]
     healthy, sick = (np.unique(patients[labels == k]).size for k in (0, 1))
     if min(healthy, sick) < 2:
@@ -187,133 +188,36 @@ def _permuted_areas(z: np.ndarray, dealt: np.ndarray, train: np.ndarray, test: n
     return wins / (n_positive * (len(test) - n_positive))
 
 
-def typical_quality(rows: pd.DataFrame) -> pd.Series:
-    """Estimate the JPEG quality at which each class is usually stored.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Rows of an index.
-
-    Returns
-    -------
-    Series
-        Index "label" (0 and 1): median quality, int from 1 to 100.
-    """
-    quality = pd.Series([_jpeg_quality(path) for path in rows["path"]], index=rows.index)
-    return quality.groupby(rows["label"]).median().astype(int).rename("quality")
-
-
-def _encode(pixels: np.ndarray, quality: int) -> bytes:
-    """Encode uint8 gray or RGB pixels as the bytes of a JPEG file: the same lungs in another file.
-
-    A lower quality takes fine detail away. A higher one cannot bring any back, but changes the pixels a little as well.
-    """
-    if not 1 <= quality <= 100:
-        raise ValueError(f"Found quality={quality}; expected 1 to 100, e.g. quality=75.")
-    ordered = pixels[..., ::-1] if pixels.shape[2:] == (3,) else pixels  # OpenCV wants blue, green, red
-    return cv2.imencode(".jpg", np.ascontiguousarray(ordered), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1].tobytes()
-
-
-def reencoded_images(
-    rows: pd.DataFrame, quality: int | ArrayLike, size: int = 64, *, interpolation: str = "area"
+def changed_images(
+    rows: pd.DataFrame, change: Callable[[np.ndarray, int], np.ndarray], classes: ArrayLike, size: int = 64
 ) -> np.ndarray:
-    """Load images as `data.load_images` does, after storing each at the given quality.
+    """Load images as `data.load_images` does, after a change of each at its full size.
 
-    With one quality for all images, this takes the shortcut away: train on them to see what that costs or gains.
+    For an intervention, call it twice: with each image's own class, and with the other class. Any change alters pixels,
+    so only the difference between the scores of the two speaks of the suspect.
 
     Parameters
     ----------
     rows : DataFrame
         N rows of an index.
-    quality : int or (N,) array of int, 1 to 100
-    size, interpolation
-        See `data.load_images`.
+    change : function
+        uint8 (H, W) pixels and a class, 0 or 1 -> uint8 pixels of any size, with what is typical of that class. It runs
+        in several threads.
+    classes : (N,) array of 0 and 1
+        The class that each image takes what is typical from.
+    size : int
+        Side of the result in pixels; they are averages.
 
     Returns
     -------
     (N, size, size, 3) uint8 array
-
-    Raises
-    ------
-    ValueError
-        If a quality is out of range.
+        Three equal channels.
     """
-    qualities = np.broadcast_to(quality, len(rows))
 
-    def one(job: tuple[int, str, str, int]) -> np.ndarray:
-        number, path, mode, wanted = job
-        file = Path(folder, f"{number}.jpeg")  # a real file, so that it is decoded exactly as the others are
-        file.write_bytes(_encode(read_image(path, 3 if mode in ("RGB", "RGBA", "CMYK", "P") else 1), wanted))
-        return read_resized(file, size, 3, interpolation)
+    def one(path: str, mode: str, like: int) -> np.ndarray:
+        pixels = change(read_image(path, 1, mode)[..., 0], int(like))
+        small = cv2.resize(np.ascontiguousarray(pixels), (size, size), interpolation=cv2.INTER_AREA)
+        return np.repeat(small[..., None], 3, axis=2)
 
-    jobs = zip(range(len(rows)), rows["path"], rows["mode"], qualities, strict=True)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(one, jobs)))
-
-
-def reencoding_effect(
-    rows: pd.DataFrame,
-    predict: Callable[[np.ndarray], ArrayLike],
-    size: int = 64,
-    *,
-    interpolation: str = "area",
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Store each image at the *other* class's typical quality and measure how far the score moves.
-
-    Storing an image once more changes its pixels at any quality, so the same is done at the typical quality of the
-    image's *own* class. Only the difference between the two speaks of the shortcut: see the rows "other - own".
-
-    Parameters
-    ----------
-    rows : DataFrame
-        N rows of an index with both labels.
-    predict : function
-        uint8 (N, S, S, 3) -> (N,) or (N, 1) scores in [0, 1], for example `model.predict`.
-    size, interpolation
-        Those of the model's training images, see `data.load_images`.
-    seed : int
-        Of the bootstrap over patients.
-
-    Returns
-    -------
-    DataFrame
-        Index quality ("other", "own" or "other - own") and of ("NORMAL", "PNEUMONIA" or "ROC AUC"); columns before,
-        after (mean score, or area; for "other - own", before is "own" and after is "other"), value (after - before of
-        the same images), low, high (95 %, by patient).
-    """
-    typical, labels, patients = typical_quality(rows), rows["label"].to_numpy(), rows["patient"].to_numpy()
-    how = {"size": size, "interpolation": interpolation}
-    stored = np.ravel(predict(load_images(rows, **how)))
-    other, own = (
-        np.ravel(predict(reencoded_images(rows, typical.loc[of].to_numpy(), **how))) for of in (1 - labels, labels)
-    )
-    table = {}
-    for name, before, after in (("other", stored, other), ("own", stored, own), ("other - own", own, other)):
-        for called, label in CLASSES.items():
-            at = labels == label
-            moved = paired_change(before[at], after[at], patients[at], seed=seed)
-            table[name, called] = (before[at].mean(), after[at].mean(), *moved)
-        area = compare_auc(labels, after, before, patients)
-        table[name, "ROC AUC"] = tuple(area[["auc_b", "auc_a", "difference", "low", "high"]])
-    columns = ["before", "after", "value", "low", "high"]
-    return pd.DataFrame(table, index=columns).T.rename_axis(["quality", "of"])
-
-
-def corner_only(images: np.ndarray) -> np.ndarray:
-    """Black out everything but the top left corner: a model that still separates the classes does not read lungs.
-
-    Parameters
-    ----------
-    images : (N, H, W, C) array
-
-    Returns
-    -------
-    ndarray
-        Shape and dtype of `images`; a quarter of each side is left.
-    """
-    covered = np.zeros_like(images)
-    height, width = (max(1, round(side / 4)) for side in images.shape[1:3])
-    covered[:, :height, :width] = images[:, :height, :width]
-    return covered
+    with ThreadPoolExecutor(cores()) as pool:
+        return np.stack(list(pool.map(one, rows["path"], rows["mode"], np.asarray(classes))))

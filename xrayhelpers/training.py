@@ -6,7 +6,6 @@ Without a record that fits, the file does not exist. No pickle is ever loaded.
 
 from __future__ import annotations
 
-import inspect
 import json
 import platform
 import re
@@ -17,14 +16,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
 
-from xrayhelpers import augment
+from xrayhelpers import _machine, augment
 from xrayhelpers._keras import keras, tf
-from xrayhelpers._machine import DataNotFoundError, DataWarning, cache_folder, progress, sha256_of, write_atomic
+from xrayhelpers._machine import commit, committed, storing
+from xrayhelpers._store import keep_array
 from xrayhelpers.augment import NONE, Augmentation, digest
 
 if TYPE_CHECKING:
@@ -33,24 +33,23 @@ if TYPE_CHECKING:
 __all__ = ["Resume", "keep_features", "load_model", "run_trials", "save_model"]
 
 BATCH = 64  # images per forward pass of keep_features
-#: Callbacks that steer a training, and the attributes in which they count; Resume keeps these and the best weights.
-STEERING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 PLAIN = (str, bool, int, float)
+#: The attributes in which EarlyStopping and ReduceLROnPlateau count; Resume keeps these and the best weights.
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
-class Resume(keras.callbacks.Callback):
+class Resume(keras.callbacks.History):
     """Make `model.fit` continue where an earlier, killed one was, and end bit for bit where an unbroken one ends.
 
-    ``model.fit(data, epochs=n, callbacks=[Resume(folder, data)])`` commits the weights, the optimizer, the state of
-    dropout, the history, and the number of epochs that `data` has served. The same call in a new process continues
-    after the last committed epoch; if all epochs are trained already, it loads the end. The History that `fit` returns
-    holds all epochs. `EarlyStopping` and `ReduceLROnPlateau` in the same list continue as well.
+    ``model.fit(data, callbacks=[stop, Resume(folder, data, stop, fit=how)], **how)`` commits the weights, the
+    optimizer, the state of dropout, the history, and the number of epochs that `data` has served. The same call in a
+    new process continues after the last committed epoch; if all epochs are trained already, it loads the end. `fit`
+    returns it as the History, with all epochs.
 
-    Another architecture, starting weight, optimizer, image, label, setting of `training_data`, argument of `fit`
-    (except for `epochs`), or version of Keras is another training with a checkpoint of its own. Layers with chance in
-    them need a seed, or no two processes start alike. More epochs than before continue; fewer start over from the
-    beginning. Another process that asks for the same training waits until it is done.
+    Another architecture, starting weight, optimizer, image, label, setting of `training_data`, value in `fit` or of
+    `stopping`, or version of Keras is another training with a checkpoint of its own. Layers with chance in them need a
+    seed, or no two processes start alike. More epochs than before continue; fewer start over from the beginning.
+    Another process that asks for the same training waits until it is done.
 
     Keras's own `BackupAndRestore` keeps no history and no order of the images, and it writes the weights first and the
     number of the epoch second (Keras 3.15), so that a kill between the two trains an epoch twice.
@@ -61,55 +60,62 @@ class Resume(keras.callbacks.Callback):
         Where checkpoints are kept, in a folder of their own per training.
     data : tf.data.Dataset
         From `augment.training_data`; the same that `fit` gets.
+    *stopping : EarlyStopping or ReduceLROnPlateau
+        Those of the list `callbacks` that count epochs, so that they continue as well: a callback cannot see its
+        neighbors. They stand before this one in the list.
+    fit : dict
+        What else `model.fit` gets: validation_data (a tuple of arrays), class_weight, and so on. What is missing here
+        may change without another checkpoint.
     name : str
         Names the checkpoint and starts the message.
-    every : int
-        Epochs from one checkpoint to the next; the last epoch has one in any case. For a large network a checkpoint
-        takes as long as a short epoch.
 
     Raises
     ------
     ValueError
-        If `fit` gets other data.
+        If `fit` gets other data or no epochs, or the network is trained already: build it again, and the same call
+        continues.
     StorageError
         If a checkpoint cannot be written.
     """
 
-    def __init__(self, folder: str | Path, data: tf.data.Dataset, *, name: str = "model", every: int = 1) -> None:
+    def __init__(self, folder: str | Path, data: tf.data.Dataset, *stopping, fit: dict | None = None, name="model"):
         super().__init__()
         if not hasattr(data, "state"):
             raise ValueError(f"Found data of type {type(data).__name__}; expected the dataset of training_data().")
-        self.folder, self.data, self.name, self.every = Path(folder), data, name, every
+        self.folder, self.data, self.stopping, self.name = Path(folder), data, stopping, name
+        self.settings = {key: value for key, value in (fit or {}).items() if key not in ("epochs", "verbose")}
 
     def set_model(self, model: keras.Model) -> None:
-        """Move to the end of Keras's list of callbacks, so that the others have counted when an epoch is committed."""
+        """See that the others in Keras's list of callbacks have counted when an epoch is committed."""
         super().set_model(model)
-        callbacks = _caller("__init__")["self"]  # Keras tells a callback nothing of its neighbors
-        callbacks.callbacks = [*(one for one in callbacks.callbacks if one is not self), self]
-        self.steering = [one for one in callbacks.callbacks if isinstance(one, STEERING)]
+        if not all(one.model is model for one in self.stopping):
+            raise ValueError("Expected them in this order: callbacks=[stop, Resume(folder, data, stop)].")
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Load the last committed epoch of this training, if there is one."""
-        fit, epochs = _caller("fit"), self.params["epochs"]
-        if fit["x"] is not self.data:
-            raise ValueError("model.fit trains on other data than Resume has; expected one dataset for both.")
-        self.key = self._key(fit)
-        self.place = self.folder / f"{self.name}-{self.key[:16]}"
-        self.place.mkdir(parents=True, exist_ok=True)
+        super().on_train_begin(logs)
+        self.history, epochs, place = {}, self.params["epochs"], self.folder / f"{self.name}-{self._key()[:16]}"
+        if epochs < 1:
+            raise ValueError(f"{self.name}: epochs={epochs}; expected at least 1.")
+        if int(self.model.optimizer.iterations) > 0:
+            raise ValueError(f"{self.name} is trained already. Build and compile it again, then the training goes on.")
         # A singleton: a training that was interrupted in a notebook holds the lock still, and may have it again.
-        self.lock = filelock.FileLock(self.place / "lock", is_singleton=True)
-        try:
-            self.lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print(f"{self.name}: another process trains this model; waiting for it.")
-            self.lock.acquire()
+        self.place, self.lock = place, filelock.FileLock(place / "lock", is_singleton=True)
+        with storing(place):
+            place.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.acquire(timeout=0)
+            except filelock.Timeout:
+                print(f"{self.name}: another process trains this model; waiting for it.")
+                self.lock.acquire()
         self.model._initial_epoch = None
-        for path in sorted(self.place.glob("epoch-*.json"), reverse=True):
+        for path in sorted(place.glob("epoch-*.json"), reverse=True):
             path = path.with_suffix(".npz")
-            if _committed(path) is None:
+            if committed(path) is None:
                 print(f"{self.name}: the checkpoint {path.name} is damaged and is ignored.")
             elif self._load(path, epochs):
                 break
+        self.begun = self.data.state.begun
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Forget where this `fit` began: the next one begins at its own first epoch."""
@@ -117,17 +123,17 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Commit the epoch; then delete the one before."""
-        done, stopped, history = epoch + 1, self.model.stop_training, self.model.history
-        if done % self.every and done < self.params["epochs"] and not stopped:
-            return
-        counts = [{name: value for name, value in vars(one).items() if name in COUNTERS} for one in self.steering]
-        best = [getattr(one, "best_weights", None) or [] for one in self.steering]
+        super().on_epoch_end(epoch, logs)
+        if self.data.state.begun == self.begun:
+            raise ValueError("model.fit trains on other data than Resume has; expected one dataset for both.")
+        counts = [{name: value for name, value in vars(one).items() if name in COUNTERS} for one in self.stopping]
+        best = [getattr(one, "best_weights", None) or [] for one in self.stopping]
         arrays = [variable.numpy() for variable in _variables(self.model)] + [array for some in best for array in some]
-        record = {"epoch": done, "stopped": stopped, "begun": self.data.state.begun, "history": history.history}
-        record |= {"epochs": history.epoch, "counts": counts, "best": list(map(len, best))}
+        record = {"epoch": epoch + 1, "stopped": self.model.stop_training, "begun": self.data.state.begun}
+        record |= {"history": self.history, "epochs": self.epoch, "counts": counts, "best": list(map(len, best))}
         arrays.append(np.frombuffer(json.dumps(record).encode(), np.uint8))
-        path = self.place / f"epoch-{done:06d}.npz"
-        _commit(path, lambda file: np.savez(file, *arrays))
+        path = self.place / f"epoch-{epoch + 1:06d}.npz"
+        commit(path, lambda file: np.savez(file, *arrays))
         for old in self.place.iterdir():
             if old.stem not in (path.stem, "lock"):
                 old.unlink()
@@ -137,20 +143,20 @@ class Resume(keras.callbacks.Callback):
         self.model._initial_epoch = None
         self.lock.release(force=True)
 
-    def _key(self, fit: dict) -> str:
+    def _key(self) -> str:
         """Hash all that this training's end depends on, except for the number of epochs."""
-        settings = [fit[name] for name in ("class_weight", "steps_per_epoch", "initial_epoch", "validation_freq")]
-        for one in self.steering:
+        validation = self.settings.get("validation_data") or ()
+        settings = sorted((key, value) for key, value in self.settings.items() if key != "validation_data")
+        for one in self.stopping:
             # Keras 3.8 changes the sign of min_delta after the first epoch.
             plain = {name: str(value).lstrip("-") for name, value in vars(one).items() if type(value) in PLAIN}
             settings += [type(one).__name__, *(item for item in plain.items() if item[0] not in (*COUNTERS, "verbose"))]
         about = [_description(self.model), settings, self.data.identity(), self.data.state.begun]
-        validation = fit["validation_data"] if isinstance(fit["validation_data"], tuple | list) else ()
         arrays = [*(variable.numpy() for variable in _variables(self.model)), *validation]
         return digest([*about, keras.version(), tf.__version__], arrays)
 
     def _load(self, path: Path, epochs: int) -> bool:
-        """Give model, data, history, and the steering callbacks the state that they had after the committed epoch."""
+        """Give model, data, history, and the other callbacks the state that they had after the committed epoch."""
         with np.load(path, allow_pickle=False) as file:
             *arrays, text = [file[name] for name in file.files]
         record = json.loads(text.tobytes())
@@ -161,12 +167,11 @@ class Resume(keras.callbacks.Callback):
         rest = iter(arrays)
         for variable in _variables(self.model):
             variable.assign(next(rest))
-        for one, counts, best in zip(self.steering, record["counts"], record["best"], strict=True):
+        for one, counts, best in zip(self.stopping, record["counts"], record["best"], strict=True):
             vars(one).update(counts)
             if best:
                 one.best_weights = [next(rest) for _ in range(best)]
-        self.data.state.begun = record["begun"]
-        self.model.history.history, self.model.history.epoch = record["history"], record["epochs"]
+        self.data.state.begun, self.history, self.epoch = record["begun"], record["history"], record["epochs"]
         first = self.model._initial_epoch = epochs if record["stopped"] else done  # as in Keras's BackupAndRestore
         left = f"continuing with epoch {done + 1}" if first < epochs else "nothing left to train"
         print(f"{self.name}: {done} of {epochs} epochs were already trained; {left}.")
@@ -203,44 +208,24 @@ def keep_features(
     ------
     FloatingPointError
         If a feature is too large for float16.
+    StorageError
+        If the disk is full.
     """
     forward = tf.function(lambda batch: model(batch, training=False), reduce_retracing=True)
     draws = augment.draw(len(images), images.shape[1], augmentation, np.random.default_rng(seed))
 
     def batches() -> Iterator[np.ndarray]:
-        for first in progress(range(0, len(images), BATCH), desc="features", unit="batch"):
+        for first in _machine.progress(range(0, len(images), BATCH), desc="features", unit="batch"):
             rows = slice(first, first + BATCH)
             features = forward(augment.change(images[rows], draws[rows], augmentation)).numpy()
             if not np.abs(features).max() < np.finfo(np.float16).max:
                 raise FloatingPointError(f"A feature is {np.abs(features).max():g}, but the largest float16 is 65504.")
-            yield features.astype("<f2")
-
-    def write(file: BinaryIO) -> None:
-        header = {"descr": "<f2", "fortran_order": False, "shape": (len(images), *model.output_shape[1:])}
-        np.lib.format.write_array_header_1_0(file, header)
-        for features in batches():
-            file.write(features)
+            yield features
 
     about = [_description(model), astuple(augmentation), seed, Path(augment.__file__).read_text("utf-8")]
     key = digest(about, [*(variable.numpy() for variable in model.variables), images])[:16]
-    folder = Path(folder) if folder is not None else cache_folder() / "features"
-    path = folder / f"features-{key}.npy"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if _committed(path) is None:
-            with filelock.FileLock(path.with_suffix(".lock")):
-                for part in folder.glob(f".features-{key}.*.part"):  # left by a killed process
-                    part.unlink()
-                if _committed(path) is None:  # else another process has made it while we waited
-                    _commit(path, write)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        reason = (error.__cause__ or error).strerror
-        notice = f"Features cannot be kept in {folder} ({reason}), so they are computed in memory."
-        warnings.warn(f"{notice} Set XRAYS_CACHE to a folder of yours with room.", DataWarning, stacklevel=2)
-        features = np.concatenate(list(batches()))
-        features.flags.writeable = False
-        return features
+    folder = Path(folder) if folder is not None else _machine.cache_folder() / "features"
+    return keep_array(folder / f"features-{key}.npy", (len(images), *model.output_shape[1:]), "<f2", batches)
 
 
 def save_model(model: keras.Model, path: str | Path, card: dict) -> Path:
@@ -267,7 +252,7 @@ def save_model(model: keras.Model, path: str | Path, card: dict) -> Path:
     with tempfile.TemporaryDirectory(prefix="xrays-") as folder:
         model.save(Path(folder, path.name))
         with open(Path(folder, path.name), "rb") as saved:
-            _commit(path, lambda file: shutil.copyfileobj(saved, file), {**card, "versions": versions})
+            commit(path, lambda file: shutil.copyfileobj(saved, file), {**card, "versions": versions})
     return path
 
 
@@ -287,9 +272,9 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
         If the model or its card is missing, or the model is not the one that the card describes.
     """
     path = Path(path)
-    card = _committed(path)
+    card = committed(path)
     if card is None:
-        raise DataNotFoundError(
+        raise _machine.DataNotFoundError(
             f"There is no model {path.name!r} in {path.parent.name!r} with a card that describes it; expected both, as "
             "written by save_model(model, path, card). Run the lesson that trains it."
         )
@@ -357,14 +342,6 @@ def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float]) 
             return
 
 
-def _caller(function: str) -> dict:
-    """Return the variables of the nearest calling function of this name."""
-    frame = inspect.currentframe().f_back.f_back
-    while frame.f_code.co_name != function:
-        frame = frame.f_back
-    return frame.f_locals
-
-
 def _variables(model: keras.Model) -> list[keras.Variable]:
     """Return everything that training changes: weights, statistics, dropout's state, the optimizer's state."""
     if not model.optimizer.built:
@@ -378,18 +355,3 @@ def _description(model: keras.Model) -> str:
     for number, name in enumerate(dict.fromkeys(re.findall(r'"name": "((?!b?float|mixed)[^"]+)"', text))):
         text = text.replace(f'"{name}"', f'"{number}"')
     return text
-
-
-def _commit(path: Path, content: Callable[[BinaryIO], object], record: dict | None = None) -> None:
-    """Write a file, then the JSON record beside it, which makes it valid."""
-    write_atomic(path, content)
-    write_atomic(path.with_suffix(".json"), json.dumps({**(record or {}), "sha256": sha256_of(path)}, indent=1))
-
-
-def _committed(path: Path) -> dict | None:
-    """Return the record of a file; None if there is none, or if the file is not the one it describes."""
-    try:
-        record = json.loads(path.with_suffix(".json").read_text("utf-8"))
-        return record if record["sha256"] == sha256_of(path) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
