@@ -93,7 +93,7 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) tools/lab.py --check
 	@echo "Making $(VENV), a Python for these lessons alone. Nothing else on this computer is changed."
 	$(PYTHON) -m venv $(VENV)
-	@echo "Installing TensorFlow, JupyterLab and what they need: about 0.9 GB to download, two to five minutes the first time."
+	@echo "Installing TensorFlow, JupyterLab and what they need: less than 1 GB to download, two to five minutes the first time."
 	$(PIP) -r requirements.txt -c constraints.txt -e .
 	@touch $@
 

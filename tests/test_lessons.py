@@ -16,6 +16,7 @@ from tools.lessons import KERNEL_ARGUMENTS, ROOT, choose_parameters, find_lesson
 TINY = "phantom:train=40,test=20,val=4"
 ODD = {
     "data": TINY + ",seed=2",
+    "classes": "normal=0, PNEUMONIA = 1",
     "image_size": 47,
     "batch_size": 7,
     "epochs": 2,

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -132,9 +133,13 @@ def lab_command(root: Path = ROOT) -> list:
 
 
 def open_lab(options: list) -> int:
-    """Run JupyterLab until it ends; Ctrl-C is for JupyterLab, which asks whether to stop."""
-    process = subprocess.Popen(lab_command() + options, cwd=str(ROOT))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Become JupyterLab, so that Ctrl-C and a kill reach it; on Windows, which cannot, wait until it ends."""
+    command = lab_command() + options
+    os.chdir(str(ROOT))
+    if os.name != "nt":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for JupyterLab, which asks whether to stop
     return process.wait()
 
 
