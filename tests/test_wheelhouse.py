@@ -27,7 +27,7 @@ def stick(tmp_path_factory):
     shutil.copytree(ROOT / "xrayhelpers", root / "xrayhelpers", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements-dev.txt", "LICENSE", "constraints.txt"):
         shutil.copy(ROOT / name, root)
-    (root / "requirements.txt").write_text("platformdirs>=4.3\ntqdm>=4.67\n")
+    (root / "requirements.txt").write_text("platformdirs>=4.3\npsutil>=5.9\ntqdm>=4.67\n")
     (root / "draft.txt").write_text("not committed")
     for words in (["init", "-q"], ["add", ".", ":!draft.txt"], ["commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words], cwd=root, check=True)
@@ -51,7 +51,7 @@ def test_what_is_on_the_stick(stick):
     names = sorted(path.name for path in stick.iterdir())
     assert names == ["README.txt", "SHA256SUMS", "cache", "install.py", "made-for.txt", "wheels", "xray-lessons"]
     wheels = sorted(path.name.split("-")[0] for path in (stick / "wheels").iterdir())
-    assert {"platformdirs", "setuptools", "tqdm"} <= set(wheels)
+    assert {"platformdirs", "psutil", "setuptools", "tqdm"} <= set(wheels)
     assert all(path.suffix == ".whl" for path in (stick / "wheels").iterdir()), "nothing is left to build"
     assert (stick / "xray-lessons" / "xrayhelpers" / "__init__.py").is_file()
     assert not (stick / "xray-lessons" / "draft.txt").exists()
