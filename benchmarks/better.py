@@ -89,17 +89,22 @@ def shares(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[fl
     return roc_auc_score(labels, scores), found[labels == 1].mean(), 1 - found[labels == 0].mean()
 
 
+def fit(
+    rows: pd.DataFrame, seed: int, *, size: int, epochs: int, rate: float, way: str
+) -> tuple[keras.Model, float, np.ndarray, np.ndarray]:
+    """Train on whole patients; return the model, its threshold, and the validation images and labels."""
+    index = split_index(rows, "patient", seed=seed)
+    model = train(index[index["part"] == "train"], seed, size=size, epochs=epochs, rate=rate, way=way)
+    held = index[index["part"] == "validation"]
+    images, labels = load_images(held, size), held["label"].to_numpy()
+    return model, choose_threshold(labels, score(model, images), "sensitivity", at_least=SENSITIVITY), images, labels
+
+
 def candidate(size: int, epochs: int, rate: float = 1e-4, way: str = "crops"):
     """Return a candidate for `benchmarks.test_set`: train rows and a seed -> a threshold and a scoring function."""
 
     def run(rows: pd.DataFrame, seed: int):
-        index = split_index(rows, "patient", seed=seed)
-        parts = {part: index[index["part"] == part] for part in ("train", "validation")}
-        model = train(parts["train"], seed, size=size, epochs=epochs, rate=rate, way=way)
-        held = parts["validation"]
-        threshold = choose_threshold(
-            held["label"], score(model, load_images(held, size)), "sensitivity", at_least=SENSITIVITY
-        )
+        model, threshold, *_ = fit(rows, seed, size=size, epochs=epochs, rate=rate, way=way)
         return threshold, lambda wanted: score(model, load_images(wanted, size))
 
     return run
@@ -118,12 +123,8 @@ def main(data, way, size, epochs, rate, seeds) -> None:
     rows = index[index["split"] == "train"].reset_index(drop=True)
     table = []
     for seed in range(seeds):
-        split = split_index(rows, "patient", seed=seed)
-        held = split[split["part"] == "validation"]
-        model = train(split[split["part"] == "train"], seed, size=size, epochs=epochs, rate=rate, way=way)
-        images, labels = load_images(held, size), held["label"].to_numpy()
+        model, threshold, images, labels = fit(rows, seed, size=size, epochs=epochs, rate=rate, way=way)
         plain, hard = score(model, images), stressed(model, images)
-        threshold = choose_threshold(labels, plain, "sensitivity", at_least=SENSITIVITY)
         table.append([seed, threshold, *shares(labels, plain, threshold), *shares(labels, hard, threshold)])
     columns = [
         "seed",

@@ -105,3 +105,19 @@ def pytest_runtest_makereport(item):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         item.funcargs["page"].screenshot(path=SCREENSHOTS / f"{item.name}.png")
     return report
+
+
+@pytest.fixture
+def run_cell(monkeypatch):
+    """Run one cell of code in a real kernel, as Jupyter does, and return the notebook with its outputs."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    def run(code, timeout):
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        NotebookClient(notebook, timeout=timeout).execute()
+        return notebook
+
+    return run

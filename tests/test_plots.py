@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.testing.compare import compare_images
-from nbclient import NotebookClient
 from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
@@ -157,12 +156,9 @@ plots.show(axes, alt="Bars: 3 normal & 5 pneumonia in <train>,\\n 4 and 6 in tes
 
 
 @pytest.mark.slow
-def test_notebook_shows_the_figure_once_with_its_text(monkeypatch):
+def test_notebook_shows_the_figure_once_with_its_text(run_cell):
     """A real kernel with the inline backend, which shows every figure that is left open."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(plots.__file__).parents[1]))
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    NotebookClient(notebook, timeout=300).execute()
+    notebook = run_cell(CELL, 300)
     pictures = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == len(notebook.cells[0].outputs) == 1
     text = "Bars: 3 normal & 5 pneumonia in <train>, 4 and 6 in test."

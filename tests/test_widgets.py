@@ -4,7 +4,6 @@ import base64
 import re
 from html import unescape
 from io import BytesIO
-from pathlib import Path
 
 import matplotlib as mpl
 
@@ -12,10 +11,8 @@ mpl.use("Agg")
 
 import ipywidgets
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 
@@ -230,12 +227,9 @@ widgets.read_films(films, labels, scores)
 
 
 @pytest.mark.slow
-def test_stored_notebook_keeps_pictures_and_only_views_beside_them(monkeypatch):
+def test_stored_notebook_keeps_pictures_and_only_views_beside_them(run_cell):
     """A real kernel without a browser: no warning, three pictures with text, three views without any text of theirs."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(widgets.__file__).parents[1]))
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    NotebookClient(notebook, timeout=900).execute()
+    notebook = run_cell(CELL, 900)
     outputs = notebook.cells[0].outputs
     assert not [output for output in outputs if output.output_type in ("stream", "error")]
     views = [output.data for output in outputs if widgets.VIEW in output.data]

@@ -12,6 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `benchmarks` is not installed
+
+from benchmarks.test_set import LOG, rows_of
 from xrayhelpers._images import read_image
 from xrayhelpers._machine import write_atomic
 from xrayhelpers.data import load_images, load_index, open_data
@@ -68,8 +71,7 @@ def readme(run, real):
 def results(run):
     """Accuracy and AUC of every model of a run with their intervals, the report's, and the looks of 2026-11-25."""
     found = read_results(run / "results")
-    log = (PICTURES.parent / "test-set-log.md").read_text("utf-8")
-    looks = [[cell.strip() for cell in line.split(" | ")] for line in re.findall(r"\| 2026-11-2[5-9] .*", log)]
+    looks = [row for row in rows_of(LOG) if row[0] >= "2026-11-25"]
     rows = len(found) + len(looks)
     figure, axes = plt.subplots(1, 2, figsize=(11, 0.42 * rows + 1.2), sharey=True, layout="constrained")
     for ax, metric, label in zip(axes, ("accuracy", "roc_auc"), ("accuracy", "ROC AUC"), strict=True):
