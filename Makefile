@@ -1,4 +1,5 @@
 # make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
+# make status   how far the last run is
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
 # make lab      the lessons in JupyterLab, in my-lessons/, a copy of your own; make lab FRESH=1 makes a new one
 # make refresh  run the lessons of notebooks/ again and store them in place
@@ -26,10 +27,13 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 LESSONS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb notebooks/solutions/*.ipynb))
 TEST_FILES := tests $(LESSONS)
 
-.PHONY: run test test-fast test-browser test-oldest test-colab test-processors chromium docs lint lab author refresh bench wheelhouse doctor clean
+.PHONY: run status test test-fast test-browser test-oldest test-colab test-processors chromium docs lint lab author refresh bench wheelhouse doctor clean
 
 run: $(VENV)/.ready
 	$(BIN)/python tools/run.py --data "$(DATA)" $(if $(ONLY),--only "$(ONLY)") $(ARGS)
+
+status: $(VENV)/.ready
+	@$(BIN)/python tools/run.py --status
 
 test: lint chromium
 	$(BIN)/python -m pytest -q -rfEs -n $(WORKERS) --dist loadfile $(if $(LESSONS),$(NBVAL)) $(TEST_FILES)

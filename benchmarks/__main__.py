@@ -35,7 +35,20 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
         "doctor": "from xrayhelpers import _doctor; list(_doctor.check_all())",
     }
     start = {name: ("start_up", {"code": code}) for name, code in codes.items()}
-    return {"epoch": (epochs, pairs), "vgg16": (vgg16, [("all layers", "kept features")]), "start-up": (start, [])}
+    whole = {name: ("whole_report", {"folder": folder, "ours": name == "ours"}) for name in ("report", "ours")}
+    halves, both = {}, []
+    for network in ("cnn", "vgg16", "tuned"):
+        for policy in ("float32", "mixed_bfloat16"):
+            how = {"folder": folder, "network": network, "policy": policy, "seed": 0}
+            halves[f"{network}, {policy}"] = ("precision", how)
+        both.append((f"{network}, float32", f"{network}, mixed_bfloat16"))
+    return {
+        "epoch": (epochs, pairs),
+        "vgg16": (vgg16, [("all layers", "kept features")]),
+        "report": (whole, [("report", "ours")]),
+        "precision": (halves, both),
+        "start-up": (start, []),
+    }
 
 
 def take(source: Path, target: Path, images: int) -> Path:
@@ -64,8 +77,15 @@ def run_way(function: str, arguments: dict) -> dict[str, float]:
 
 
 def take_turns(ways: dict[str, tuple], repeats: int) -> pd.DataFrame:
-    """Run all ways in turn, so that a busy minute of the machine affects each of them alike; one row per figure."""
-    turns = [(name, *way) for _ in range(repeats) for name, way in ways.items()]
+    """Run all ways in turn, so that a busy minute of the machine affects each of them alike; one row per figure.
+
+    A way with a seed gets the number of the turn.
+    """
+    turns = [
+        (name, function, how | ({"seed": turn} if "seed" in how else {}))
+        for turn in range(repeats)
+        for name, (function, how) in ways.items()
+    ]
     rows = [
         {"way": name, "figure": figure, "value": value}
         for name, function, arguments in progress(turns, desc="ways", unit="process")
@@ -99,7 +119,7 @@ def machine() -> str:
 @click.option("--label", default="phantom", help="Name of the data in the results.")
 @click.option("--images", default=750, help="Training images that are used, at most.")
 @click.option("--repeats", default=3, help="How often each way is run.")
-@click.option("--only", default="epoch,vgg16,start-up", help="Sections.")
+@click.option("--only", default="epoch,vgg16,report,precision,start-up", help="Sections.")
 def main(data, label, images, repeats, only) -> None:
     """Compare the package with the report's way of working."""
     with tempfile.TemporaryDirectory(prefix="xrays-bench-data-") as scratch:

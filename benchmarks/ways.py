@@ -1,7 +1,8 @@
 """The ways that are compared, each run in a process of its own: `python -m benchmarks.ways <function> '<arguments>'`.
 
 The report's way is what its notebook does, written for today's library: `ImageDataGenerator` reads, resizes and warps
-every JPEG file again in each epoch, in Python.
+every JPEG file again in each epoch, in Python; Keras's own Adam; 32-bit floats. Ours, and the limit (ready arrays), run
+in the precision that `set_precision` chooses.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -43,16 +45,23 @@ def warm_up(model, data) -> None:
         variable.assign(value)
 
 
-def report_epoch(folder: str, size: int) -> dict:
-    """One epoch of the report's network on the report's generator."""
+def generator(folder: str, size: int):
+    """The report's input: files of train, read and changed again in each epoch."""
     from xrayhelpers._keras import tf
-    from xrayhelpers.models import report_cnn
 
     loader = tf.keras.preprocessing.image.ImageDataGenerator(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)
     with contextlib.redirect_stdout(io.StringIO()):  # "Found 5216 images belonging to 2 classes."
         how = {"target_size": (size, size), "batch_size": BATCH, "class_mode": "binary", "seed": 0}
-        train = loader.flow_from_directory(f"{folder}/train", **how)
-    model, figures = report_cnn(size), {"images": train.samples}
+        return loader.flow_from_directory(f"{folder}/train", **how)
+
+
+def report_epoch(folder: str, size: int) -> dict:
+    """One epoch of the report's network on the report's generator."""
+    from xrayhelpers._keras import keras
+    from xrayhelpers.models import report_cnn
+
+    train = generator(folder, size)
+    model, figures = report_cnn(size, optimizer=keras.optimizers.Adam()), {"images": train.samples}
     warm_up(model, train)
     with clock(figures, "input"):
         for number in range(len(train)):
@@ -65,9 +74,10 @@ def report_epoch(folder: str, size: int) -> dict:
 def our_epoch(folder: str, size: int) -> dict:
     """Decode once, then the same two passes through `training_data`."""
     from xrayhelpers.augment import training_data
-    from xrayhelpers.models import report_cnn
+    from xrayhelpers.models import report_cnn, set_precision
 
     figures = {}
+    set_precision()
     with clock(figures, "decode_once"):
         images, labels = load(folder, size)
     data, model = training_data(images["train"], labels["train"], batch_size=BATCH), report_cnn(size)
@@ -82,8 +92,9 @@ def our_epoch(folder: str, size: int) -> dict:
 
 def ready_epoch(folder: str, size: int) -> dict:
     """The limit: `model.fit` on a float array in memory, nothing decoded, nothing augmented."""
-    from xrayhelpers.models import report_cnn
+    from xrayhelpers.models import report_cnn, set_precision
 
+    set_precision()
     images, labels = load(folder, size)
     ready, figures, model = images["train"].astype(np.float32), {"images": len(labels["train"])}, report_cnn(size)
     few = BATCH + len(ready) % BATCH  # a last batch as small as the epoch's, or Keras would trace again
@@ -94,18 +105,106 @@ def ready_epoch(folder: str, size: int) -> dict:
 
 
 def vgg16(folder: str, size: int, keep: bool, epochs: int = 5) -> dict:
-    """Train VGG16: all layers in every epoch, or the frozen ones once per image."""
-    from xrayhelpers.models import report_vgg16, split_frozen
+    """Train VGG16: all layers in every epoch in 32 bits, or the frozen ones once per image."""
+    from sklearn.metrics import roc_auc_score
+
+    from xrayhelpers.models import report_vgg16, set_precision, split_frozen
     from xrayhelpers.training import keep_features
 
+    set_precision(None if keep else "float32")
     images, labels = load(folder, size)
     model, x, figures = report_vgg16(size), images["train"], {"images": len(labels["train"])}
     with clock(figures, "training"):
         if keep:
-            frozen, model = split_frozen(model)
-            x = keep_features(frozen, x)
-        model.fit(x, labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
+            frozen, tail = split_frozen(model)
+            tail.fit(keep_features(frozen, x), labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
+        else:
+            model.fit(x, labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
+    seen = model.predict(images["validation"], verbose=0)[:, 0]  # from the test folder, as in the report
+    return figures | {"validation_auc": roc_auc_score(labels["validation"], seen)}
+
+
+def whole_report(folder: str, ours: bool, epochs: int = 5, side: int = 128) -> dict:
+    """The report's four models: neighbors, small network, VGG16, and the grid of eight networks."""
+    import cv2
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from xrayhelpers._keras import keras
+    from xrayhelpers.augment import REPORT, training_data
+    from xrayhelpers.models import report_cnn, report_vgg16, set_precision, split_frozen
+    from xrayhelpers.training import keep_features
+
+    def fit(build, size):
+        if ours:
+            images, labels = load(folder, size)
+            return build("adam").fit(training_data(images["train"], labels["train"]), epochs=epochs, verbose=0)
+        return build(keras.optimizers.Adam()).fit(generator(folder, size), epochs=epochs, verbose=0)
+
+    def pixels(split):
+        files = sorted(Path(folder, split).glob("*/*"))
+        read = [cv2.resize(cv2.imread(str(file)), (32, 32)).ravel() for file in files]
+        return np.array(read), [file.parent.name for file in files]
+
+    set_precision(None if ours else "float32")
+    figures = {}
+    with clock(figures, "neighbors"):
+        if ours:
+            images, labels = load(folder, 32)
+            tested = [*images["validation"], *images["test"]], [*labels["validation"], *labels["test"]]
+            (x, y), (x_test, y_test) = (
+                (np.reshape(some, (len(some), -1)), known)
+                for some, known in ((images["train"], labels["train"]), tested)
+            )
+        else:
+            (x, y), (x_test, y_test) = pixels("train"), pixels("test")
+        KNeighborsClassifier(3).fit(x, y).score(x_test, y_test)
+    with clock(figures, "cnn"):
+        fit(lambda adam: report_cnn(64, optimizer=adam), 64)
+    with clock(figures, "vgg16"):
+        model = report_vgg16(64)
+        if ours:
+            frozen, tail = split_frozen(model)
+            images, labels = load(folder, 64)
+            x = keep_features(frozen, images["train"], augmentation=REPORT)
+            tail.fit(x, labels["train"], batch_size=BATCH, epochs=epochs, verbose=0)
+        else:
+            model.fit(generator(folder, 64), epochs=epochs, verbose=0)
+    with clock(figures, "grid"):
+        for units in (128, 256, 512, 1024):
+            for sgd in (False, True):
+                fit(lambda adam, n=units, sgd=sgd: report_cnn(side, n, optimizer="sgd" if sgd else adam), side)
+    for kind in ("seconds", "cpu_seconds"):
+        figures[f"all_{kind}"] = sum(figures[f"{part}_{kind}"] for part in ("neighbors", "cnn", "vgg16", "grid"))
     return figures
+
+
+def precision(folder: str, network: str, policy: str, seed: int, epochs: int = 5) -> dict:
+    """Train one of the report's networks in one precision, and score it on validation by patient (never on test)."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    from xrayhelpers.augment import REPORT, training_data
+    from xrayhelpers.data import load_index, load_parts, split_index
+    from xrayhelpers.models import report_cnn, report_vgg16, set_precision, split_frozen
+    from xrayhelpers.training import keep_features
+
+    set_precision(policy)
+    index, size = split_index(load_index(folder), "patient"), 128 if network == "tuned" else 64
+    images, labels = load_parts(index, size)
+    x, truth, figures = images["train"], labels["validation"], {"images": len(labels["train"])}
+    with clock(figures, "training"):
+        if network == "vgg16":
+            frozen, model = split_frozen(report_vgg16(size, pixels="imagenet", seed=seed))
+            held_out = keep_features(frozen, images["validation"])
+            x = keep_features(frozen, x, augmentation=REPORT, seed=seed)
+            model.optimizer.learning_rate = 1e-4
+            model.fit(x, labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
+        else:
+            model, held_out = report_cnn(size, 512 if network == "tuned" else 128, seed=seed), images["validation"]
+            model.fit(training_data(x, labels["train"], batch_size=BATCH, seed=seed), epochs=epochs, verbose=0)
+    scores = model.predict(held_out, verbose=0)[:, 0]
+    alarms, found, _ = roc_curve(truth, scores)
+    best = ((1 - alarms + found) / 2).max()
+    return figures | {"auc": roc_auc_score(truth, scores), "best_balanced_accuracy": float(best)}
 
 
 def start_up(code: str) -> dict:

@@ -25,19 +25,21 @@ exclude_patterns = ["docs/templates", "**/.*"]
 templates_path = [str(Path(__file__).with_name("templates"))]  # autosummary would look beside the README
 suppress_warnings = ["misc.highlighting_failure"]  # `!command` in a Python block is what a reader types in a notebook
 
-# What stands beside the start page, README.md. A new page of docs/ finds its place by itself.
-PAGES = {
-    "Lessons": "notebooks/[0-9]*",
-    "Solutions": "notebooks/solutions/*",
-    "Around the lessons": "docs/*",
-    "Cards": "docs/cards/*",
-    "Project": "[A-Z]*",
-}
+# What the sidebar lists, below which page: beside the start page, or folded. A new page finds its place by itself.
+PAGES = [
+    (root_doc, "Lessons", "notebooks/[0-9]*"),
+    (root_doc, "Around the lessons", "docs/*"),
+    (root_doc, "Project", "[A-Z]*"),
+    ("docs/solutions", "Solutions", "notebooks/solutions/*"),
+    ("docs/results", "Cards", "docs/cards/*"),
+]
 
 # ------------------------------------------------------------------------------------------------ lessons
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
+# A figure is stored twice (see plots.show): as a plain picture it becomes a file of its own, with its description.
+nb_mime_priority_overrides += [("html", "image/png", 10), ("html", "image/jpeg", 10)]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -47,6 +49,9 @@ autodoc_typehints = "none"  # the docstrings say it, with shapes and ranges
 autosummary_generate = True
 default_role = "code"  # `name`, as the docstrings write it
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # fields of a record in one list
+add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 # -------------------------------------------------------------------------------------------------- pages
 html_theme = "sphinx_book_theme"
@@ -56,7 +61,7 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_additional_pages = {"index": "redirect.html"}
 html_copy_source = False
-html_use_index = False  # each room's page lists its names
+html_use_index = html_domain_indices = False  # each room's page lists its names
 html_math_renderer = "mathml"
 html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
@@ -84,11 +89,10 @@ def write_formula(writer, node):
 
 
 def add_pages(app, docname, source):
-    """Let the start page list all others."""
-    if docname == root_doc:
-        for name, glob in PAGES.items():
-            if patfilter(app.env.found_docs - {root_doc}, glob):
-                source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {name}\n\n{glob}\n```"
+    """Let a page list those below it."""
+    for page, name, glob in PAGES:
+        if page == docname and patfilter(app.env.found_docs - {root_doc}, glob):
+            source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {name}\n\n/{glob}\n```"
 
 
 def setup(app):

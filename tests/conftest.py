@@ -92,7 +92,8 @@ def browser():
     found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     program = next(found, None) or pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--disable-dev-shm-usage"])
+        how = {"args": ["--disable-dev-shm-usage"], "ignore_default_args": ["--hide-scrollbars"]}
+        browser = playwright.chromium.launch(executable_path=program, **how)
         yield browser
         browser.close()
 

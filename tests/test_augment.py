@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 
 from xrayhelpers import augment
 from xrayhelpers._keras import keras, tf
-from xrayhelpers.augment import CROPS, NONE, REPORT, Augmentation, training_data
+from xrayhelpers.augment import CROPS, REPORT, Augmentation, training_data
 
 SIZE = 64
 
@@ -164,7 +164,7 @@ def test_an_epoch_counts_when_its_first_batch_is_read(images):
 
 
 def test_each_image_once_with_its_label_and_its_own_version(images):
-    data = training_data(images, np.arange(40), augmentation=NONE)
+    data = training_data(images, np.arange(40), augmentation=None)
     assert data.cardinality() == 3
     for _ in range(2):
         found, labels = gathered(data)
@@ -195,7 +195,7 @@ def test_one_warp_per_batch(images, monkeypatch):
         return original(**arguments)
 
     monkeypatch.setattr(tf.raw_ops, "ImageProjectiveTransformV3", counted)
-    for augmentation, wanted in ((CROPS, [8, 16, 16]), (NONE, [])):
+    for augmentation, wanted in ((CROPS, [8, 16, 16]), (None, [])):
         calls.clear()
         assert len(list(training_data(images, np.zeros(40), augmentation=augmentation, batch_size=16))) == 3
         assert sorted(calls) == wanted
@@ -203,7 +203,7 @@ def test_one_warp_per_batch(images, monkeypatch):
 
 def test_images_are_read_batch_by_batch_from_the_file(images, tmp_path):
     stored = np.lib.format.open_memmap(tmp_path / "p.npy", "w+", np.uint8, images.shape)
-    data = training_data(stored, np.zeros(40), augmentation=NONE)
+    data = training_data(stored, np.zeros(40), augmentation=None)
     stored[:] = 7  # written after the dataset was made: a copy would not see it
     assert all((batch.numpy() == 7).all() for batch, _ in data)
 
@@ -217,10 +217,10 @@ def test_class_weights_go_with_their_labels_and_shapes_are_static(images):
 
 def test_features_of_any_shape_can_be_trained_on():
     features = np.random.default_rng(0).random((20, 2, 3, 5)).astype(np.float16)
-    found, labels = gathered(training_data(features, np.arange(20), augmentation=NONE))
+    found, labels = gathered(training_data(features, np.arange(20), augmentation=None))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, features[labels.astype(int)])
-    assert training_data(features[:, 0, 0], np.arange(20), augmentation=NONE).element_spec[0].shape == (None, 5)
+    assert training_data(features[:, 0, 0], np.arange(20), augmentation=None).element_spec[0].shape == (None, 5)
 
 
 def test_the_identity_names_all_that_decides_the_batches(images):

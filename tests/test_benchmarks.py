@@ -7,6 +7,14 @@ from click.testing import CliRunner
 
 from benchmarks import __main__ as bench
 from benchmarks import ways
+from xrayhelpers import models
+
+
+@pytest.fixture(autouse=True)
+def _precision():
+    """Ways choose a precision for their whole process, which here is that of the other tests as well."""
+    yield
+    models.set_precision("float32")
 
 
 @pytest.mark.slow
@@ -17,6 +25,17 @@ def test_ways_yield_their_figures(phantom_root, cache):
     assert set(ways.report_epoch(**how)) == epoch
     assert set(ways.our_epoch(**how)) == epoch | {"decode_once_seconds", "decode_once_cpu_seconds"}
     assert set(ways.ready_epoch(**how)) == {"images", "epoch_seconds", "epoch_cpu_seconds"}
+
+
+@pytest.mark.slow
+def test_the_whole_report_is_the_same_work_both_ways(phantom_root, tmp_path, cache, monkeypatch):
+    parts = {"neighbors", "cnn", "vgg16", "grid", "all"}
+    folder, build = str(bench.take(phantom_root, tmp_path, 20)), models.report_vgg16
+    monkeypatch.setattr(models, "report_vgg16", lambda size: build(size, 8, weights=None))
+    for ours in (False, True):
+        figures = ways.whole_report(folder, ours, epochs=1, side=16)
+        assert set(figures) == {f"{part}_{kind}" for part in parts for kind in ("seconds", "cpu_seconds")}
+        assert figures["all_seconds"] == pytest.approx(sum(figures[f"{part}_seconds"] for part in parts - {"all"}))
 
 
 @pytest.mark.slow

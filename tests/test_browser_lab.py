@@ -1,9 +1,11 @@
-"""Two lessons are opened in JupyterLab, run to their end and played with by keyboard, as a student does it.
+"""Lessons in JupyterLab, as a student opens them.
 
-The first lesson, and the first one with a widget: nbval runs all of them, and a browser adds what it shows.
+All are looked at as they are stored. Two are run to their end, with an empty cache and progress shown, and played with
+by keyboard: the first lesson, and the first one with a widget. nbval runs all of them; a browser adds what it shows.
 """
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,6 +48,13 @@ SHOWN = (
     """cell => [...cell.querySelectorAll(".widget-html, .jupyter-widgets-output-area")].map(e => e.innerHTML).join()"""
 )
 
+# Pictures without a description, and streams that look like an error: each once more in the words of its cell.
+PICTURES = """[...document.querySelectorAll(".jp-OutputArea img")]"""
+BARE = f"""() => {PICTURES}.filter(image => !image.alt.trim() || !image.complete || !image.naturalWidth)
+  .map(image => image.closest(".jp-Cell").innerText.slice(0, 200))"""
+STRIPS = """() => [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.stderr"]')]
+  .map(strip => strip.closest(".jp-Cell").innerText.slice(0, 200))"""
+
 met = {"slider": [], "quiz": []}
 
 
@@ -54,6 +63,9 @@ def lab(browser, tmp_path_factory):
     """A JupyterLab server over copies of the lessons with tiny parameters, without outputs; yields its address."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
+    (folder / "stored").mkdir()
+    for lesson in ALL:
+        shutil.copy(lesson.path, folder / "stored")
     for lesson in LESSONS:
         given = {name: value for name, value in TINY.items() if name in lesson.parameters}
         notebook = load_notebook_node(str(lesson.path))
@@ -72,6 +84,7 @@ def lab(browser, tmp_path_factory):
         port = free.getsockname()[1]
     own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
     own = {name: str(folder / name) for name in own} | {"JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
+    own |= {"XRAYS_CACHE": str(folder / "cache"), "XRAYS_PROGRESS": "on"}  # each step takes its time, and shows it
     options = [
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
@@ -84,7 +97,7 @@ def lab(browser, tmp_path_factory):
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log)
     try:
         wait_for_server(server, f"http://127.0.0.1:{port}/api", Path(log.name))
-        yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?reset&token=tiny"
+        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?reset&token=tiny"
     finally:
         server.terminate()
         server.wait(60)
@@ -112,15 +125,33 @@ def page(browser, lab):
     context.close()
 
 
+def test_no_stored_picture_is_without_a_description(lab, page):
+    """Nothing is run, and JupyterLab does not trust what it opens: it shows what its sanitizer leaves."""
+    pictures, bare = {}, {}
+    for lesson in ALL:
+        page.goto(lab.format(f"stored/{lesson.path.name}"))
+        page.wait_for_function(READY, timeout=3 * MINUTE)
+        page.wait_for_function(f"{PICTURES}.length && {PICTURES}.every(image => image.complete)")
+        pictures[lesson.name] = page.evaluate(f"{PICTURES}.length")
+        bare |= {lesson.name: page.evaluate(BARE)} if page.evaluate(BARE) else {}
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    assert bare == {}
+    stored = {lesson.name: lesson.path.read_text().count('"image/') // 2 for lesson in ALL}  # data and metadata
+    assert pictures == stored
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 def test_lesson_runs_in_jupyterlab(lesson, lab, page):
-    page.goto(lab.format(lesson.path.name))
+    page.goto(lab.format(f"notebooks/{lesson.path.name}"))
     page.wait_for_function(READY, timeout=3 * MINUTE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(DONE, timeout=5 * MINUTE)
     assert page.evaluate(ERRORS) == []
     assert page.evaluate(f"{CELLS}.length") == len([source for source in sources(lesson) if source.strip()]) + 1
+    assert page.evaluate(f"{PICTURES}.length") > 0
+    assert page.evaluate(BARE) == []
+    assert page.evaluate(STRIPS) == [], "progress, or a warning, that looks like an error"
     if page.locator(".jp-OutputArea [role=slider]").count():
         move_slider(page)
         met["slider"].append(lesson.name)

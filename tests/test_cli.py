@@ -8,6 +8,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from tools import run
 from xrayhelpers import _doctor
 from xrayhelpers.__main__ import main
 
@@ -18,11 +19,22 @@ def call(*words):
     return CliRunner().invoke(main, list(words))
 
 
-def test_help_is_there():
-    for words in ((), ("fetch",), ("fetch", "kaggle"), ("fetch", "phantom"), ("cache",), ("doctor",)):
-        result = call(*words, "--help")
+def test_help_is_there_and_nothing_of_it_is_cut_off():
+    ours = [(main, [*path]) for path in paths_of(main)]
+    assert len(ours) == 9
+    for command, words in [*ours, (run.main, [])]:
+        result = CliRunner().invoke(command, [*words, "--help"], terminal_width=80)
         assert result.exit_code == 0
         assert "Usage:" in result.output
+        assert "..." not in result.output.partition("\n")[2]
+        assert max(map(len, result.output.splitlines())) <= 80
+
+
+def paths_of(group):
+    """Every way to type one of the commands."""
+    yield ()
+    for name, command in getattr(group, "commands", {}).items():
+        yield from ((name, *rest) for rest in paths_of(command))
 
 
 def test_help_answers_without_loading_anything_heavy():

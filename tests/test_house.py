@@ -41,7 +41,6 @@ UNPASSED = {
     "models.report_vgg16(weights)": "without the internet nobody could build the network otherwise; tests do",
     "models.report_vgg16(units)": "the report's own choices, which a reader varies; tests build a small network",
     "models.report_vgg16(trainable_layers)": "as above: it was found after many tries, says the report",
-    "models.set_precision(policy)": "a reader who wants to compare both; a test does",
     "training.keep_features(folder)": "for a class that shares the features on a disk of its own",
 }
 
@@ -568,7 +567,7 @@ def test_every_import_is_required_and_every_requirement_is_used():
     # What the collection is asked to stand on, used by an import or as a command.
     fixed = {"jupyterlab", "tensorflow", "scikit-learn", "opencv-python", "imutils", "mlxtend", "matplotlib", "seaborn"}
     fixed |= {"kaggle", "papermill", "nbval"}
-    runs = ("run", "runner", "lessons", "sweep")
+    runs = ("run", "runner", "lessons", "pages", "sweep")
     files = {path: tree_of(path) for path in [*modules(), *(ROOT / "tools" / f"{name}.py" for name in runs)]}
     files |= {p: ast.Module([n for c in code_cells(p) for n in parse(c.source).body], []) for p in notebooks()}
     used = set()

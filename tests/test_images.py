@@ -348,6 +348,42 @@ def test_damage_is_reported_and_no_clean_image_accused(tmp_path, phantom_root):
     assert outcomes["named"] / wrong > (0.95 if originals(1) else 0.85), outcomes
 
 
+def test_no_kind_of_jpeg_is_accused(tmp_path):
+    """Noise, black and white in gray, color and four inks, in all ways to save them."""
+    values, path = np.random.default_rng(0).integers(0, 256, (40, 48, 4), dtype=np.uint8), tmp_path / "a.jpeg"
+    pictures = [
+        values,
+        np.where(values > 127, 255, 0).astype(np.uint8),
+        np.zeros_like(values),
+        np.full_like(values, 255),
+    ]
+    ways = [{"quality": quality} for quality in (1, 5, 30, 75, 100)]
+    ways += [{"progressive": True}, {"optimize": True}, {"restart_marker_blocks": 2}, {"qtables": [[255] * 64]}]
+    ways += [{"keep_rgb": True}]
+    for way in ways:
+        for picture in pictures:
+            for image in (picture[..., 0], picture[..., :3], Image.fromarray(picture, "CMYK")):
+                image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    image.save(path, **way)
+                assert inspect(path)["damage"] == "", (way, image.mode)
+
+
+def test_drift_is_heard(tmp_path):
+    """A wrong byte of which libjpeg says nothing: all blocks after it are of another brightness."""
+    save, path, found = io.BytesIO(), tmp_path / "a.jpeg", Counter()
+    Image.fromarray(film(224, 224)).save(save, "JPEG")
+    whole = save.getvalue()
+    start = whole.index(b"\xff\xda") + 12
+    for at in range(start, len(whole) - 2, 97):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x5A]) + whole[at + 1 :])
+        if looks_wrong(pixels(path.read_bytes()), pixels(whole)):
+            found[inspect(path)["damage"].partition(": ")[2][:16]] += 1
+    assert found["blocks of pixels"] > 3
+    assert found[""] < 0.3 * found.total()
+
+
 def test_broken_off_and_repaired(tmp_path):
     """A download that broke off, with an end that was put there; holes; a thumbnail's end; a piece of another file."""
     save = io.BytesIO()

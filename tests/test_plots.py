@@ -5,6 +5,7 @@
 
 import io
 import os
+from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
@@ -74,7 +75,7 @@ def test_figures_look_as_stored(tmp_path):
 
 
 def io_of(figure):
-    return io.BytesIO(plots._png(figure))
+    return io.BytesIO(plots._encode(figure)[1])
 
 
 def test_wrong_figure_is_noticed(tmp_path):
@@ -92,12 +93,18 @@ def test_no_function_changes_settings():
     assert dict(mpl.rcParams) == before
 
 
-def test_tiles_and_titles_are_large_enough_to_read():
-    figure = draw_image_grid()
-    figure.canvas.draw()
-    for ax in figure.axes[:3]:
-        assert ax.get_window_extent().width >= 190  # pixels, in a figure of three
-        assert ax.title.get_fontsize() >= 9
+def test_grids_are_wide_and_tiles_and_titles_large_enough_to_read():
+    """Also with seven images in a row, as no figure has; films of any shape leave no wide empty margins."""
+    for columns, shape in ((1, (48, 48)), (2, (40, 60)), (4, (48, 48)), (5, (60, 40)), (7, (48, 48))):
+        figure = plots.image_grid([np.zeros(shape)] * (columns + 1), ["film\nin two lines"] * (columns + 1), columns)
+        figure.canvas.draw()
+        width, height = figure.canvas.get_width_height()
+        assert width >= 1200
+        tiles = [ax.get_window_extent() for ax in figure.axes[: columns + 1]]
+        assert min(tile.width for tile in tiles) >= 0.85 * width / columns
+        assert min(tile.width for tile in tiles) >= 150
+        assert sum(tile.height for tile in (tiles[0], tiles[-1])) >= 0.7 * height
+        assert figure.axes[0].title.get_fontsize() * 100 / 72 >= 15, "pixels; a page may show 1240 of them on 800"
 
 
 def test_pixels_from_0_to_1_are_refused():
@@ -126,24 +133,34 @@ def test_show_takes_what_libraries_return(shown):
         plt.subplots(2, 2)[1],
     ):
         plots.show(figure, alt="A figure.\n In two lines.")
-    assert [metadata["image/png"]["alt"] for _, metadata in shown] == ["A figure. In two lines."] * 5
+    words = "A figure. In two lines."
+    assert [metadata["image/png"]["alt"] for _, metadata in shown] == [words] * 5
+    for data, _ in shown:
+        assert f'<img alt="{words}"' in data["text/html"], "JupyterLab and VS Code read the words here"
+        assert data["image/png"] in data["text/html"], "the same picture"
+        assert data["text/plain"] == words
     assert plt.get_fignums() == [], "every figure is closed"
     for alt in ("", "  \n"):
         with pytest.raises(ValueError, match="alt is empty"):
             plots.show(plt.figure(), alt=alt)
 
 
-def test_pictures_stay_small_and_readable():
-    """Full color where that is small; films get fewer grays, then fewer pixels, but stay 1,000 pixels wide."""
-    few = Image.open(io_of(draw_heat_grid()))
-    assert few.mode == "RGB"
+def test_pictures_stay_small_and_keep_their_pixels():
+    """Full color where that is small; films become gray JPEGs of good quality. No picture loses a pixel."""
+    kind, few = plots._encode(draw_heat_grid())
+    assert (kind, Image.open(io.BytesIO(few)).mode) == ("image/png", "RGB")
     rng = np.random.default_rng(0)
-    soft = [np.kron(rng.integers(0, 200, (56, 56)), np.ones((4, 4))) + rng.normal(0, 4, (224, 224)) for _ in range(12)]
-    png = plots._png(plots.image_grid(soft, [f"image {i}" for i in range(12)], columns=6))
-    assert len(png) <= plots.LARGEST
-    assert Image.open(io.BytesIO(png)).width >= plots.NARROWEST
-    noise = rng.integers(0, 256, (12, 224, 224), dtype=np.uint8)
-    assert Image.open(io_of(plots.image_grid(noise, columns=6))).width >= plots.NARROWEST  # cannot be small
+    soft = [np.kron(rng.integers(0, 200, (28, 28)), np.ones((8, 8))) + rng.normal(0, 4, (224, 224)) for _ in range(8)]
+    noise = rng.integers(0, 256, (8, 224, 224), dtype=np.uint8)  # cannot be small
+    for films, most in ((soft, 150_000), (noise, 1_000_000)):
+        figure = plots.image_grid(films, [f"image {i}" for i in range(8)])
+        kind, content = plots._encode(figure)
+        picture, drawn = Image.open(io.BytesIO(content)), io.BytesIO()
+        assert (kind, picture.format, picture.mode) == ("image/jpeg", "JPEG", "L")
+        assert len(content) <= most
+        figure.savefig(drawn, format="png", dpi=100)
+        assert picture.size == Image.open(drawn).size
+        assert picture.width >= 1200
 
 
 CELL = """
@@ -163,4 +180,12 @@ def test_notebook_shows_the_figure_once_with_its_text(run_cell):
     assert len(pictures) == len(notebook.cells[0].outputs) == 1
     text = "Bars: 3 normal & 5 pneumonia in <train>, 4 and 6 in test."
     assert pictures[0]["metadata"]["image/png"]["alt"] == text
+    assert f'<img alt="{escape(text)}"' in pictures[0]["data"]["text/html"]
     nbformat.validate(notebook)
+
+
+def test_stored_lessons_stay_small():
+    """A figure is stored twice: once as HTML for JupyterLab and VS Code, once as a picture for all others."""
+    sizes = {path.name: path.stat().st_size for path in Path(__file__).parents[1].glob("notebooks/**/*.ipynb")}
+    assert len(sizes) >= 9
+    assert max(sizes.values()) < 2_000_000, sizes

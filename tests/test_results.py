@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +53,8 @@ def write(model="cnn", protocol="report", index=None, scores=SCORES, threshold=0
 
 
 # -------------------------------------------------------------------------------------------- the files
-def test_result_is_read_back(run):
+def test_result_is_read_back(run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
     index, history = make_index(), SimpleNamespace(epoch=[0, 1], history={"loss": [0.5, float("nan")]})
     parameters = {"size": np.int64(64), "data": Path("/home/me/chest")}
     written = write(
@@ -63,6 +65,10 @@ def test_result_is_read_back(run):
     assert (result.name, result.lesson, result.threshold, result.seed) == ("cnn-report", "04_cnn", 0.4, 3)
     assert (result.parameters, result.fingerprint) == ({"size": 64, "data": "chest"}, fingerprint(index))
     assert {"python", "numpy", "keras"} <= set(result.versions)
+    assert "precision" not in result.versions, "nothing was calculated with Keras"
+    network = SimpleNamespace(config=SimpleNamespace(dtype_policy=lambda: SimpleNamespace(name="mixed_bfloat16")))
+    monkeypatch.setitem(sys.modules, "keras", network)
+    assert write("knn").versions["precision"] == "mixed_bfloat16"
     assert result.data == "phantom data: 60 images"
     assert result.scores.columns.tolist() == ["name", "label", "patient", "cause", "score"]
     assert result.scores["name"].tolist() == index["name"][20:].tolist()

@@ -3,9 +3,12 @@
 import functools
 import json
 import os
+import platform
 import re
 import resource
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +18,8 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
-from tools import lessons, runner
+from tools import lessons, runner, waiting
+from tools.pages import Pages
 from tools.run import main
 from xrayhelpers import results
 
@@ -53,7 +57,7 @@ def root(tmp_path):
 
 
 def test_run_leaves_notebooks_pages_and_index(root, capsys):
-    write_lesson(root, "01_first", 'print("x" * 3)', text="[next](02_second.ipynb), [words](../docs/glossary.md)")
+    write_lesson(root, "01_first", 'print("x" * 3)', text="[next](02_second.ipynb)")
     write_lesson(root, "02_second", "assert pathlib.Path.cwd().joinpath('notebooks').is_dir()")
     finished = runner.run_lessons(data=None, root=root)
     assert states(finished) == {"01_first": "done", "02_second": "done"}
@@ -62,7 +66,6 @@ def test_run_leaves_notebooks_pages_and_index(root, capsys):
     page = (finished.folder / "01_first.html").read_text()
     assert "xxx" in page
     assert 'href="02_second.html"' in page
-    assert 'href="../../docs/glossary.md"' in page
     loads = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)[^"#][^"]*"|import .* from .http', page)
     assert loads == []
     index = (finished.folder / "index.html").read_text("utf-8")
@@ -70,7 +73,115 @@ def test_run_leaves_notebooks_pages_and_index(root, capsys):
     assert "No lesson has left a result yet" in index
     assert os.readlink(root / "runs" / "latest") == finished.folder.name
     assert json.loads((finished.folder / "status.json").read_text())["lessons"]["01_first"]["state"] == "done"
-    assert "01_first" in capsys.readouterr().out
+    assert "01_first: no measured time" in capsys.readouterr().out
+
+
+def test_every_link_leads_somewhere_from_where_the_page_is(root):
+    """To the next lesson, run or not, the solution, the glossary and what it links to, a picture, and a card."""
+    for name in ("glossary", "more"):
+        path = root / "docs" / f"{name}.md"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            "# A word\n\n[more](more.md#a-word), [a lesson](../notebooks/02_second.ipynb), ![curve](curve.png)\n"
+        )
+    (root / "docs" / "curve.png").touch()
+    write_lesson(root, "02_second", text="[before](01_first.ipynb)")
+    (root / "notebooks" / "solutions").mkdir()
+    shutil.copy(root / "notebooks" / "02_second.ipynb", root / "notebooks" / "solutions" / "01_first.ipynb")
+    links = "[next](02_second.ipynb) [words](../docs/glossary.md) [solution](solutions/01_first.ipynb)"
+    card = "(folder / 'cards').mkdir()\n(folder / 'cards' / 'data.md').write_text('# Data card\\n\\n<script>')"
+    write_lesson(root, "01_first", card, text=links)
+    finished = runner.run_lessons(["1"], data=None, root=root)
+    pages = {page.relative_to(finished.folder).as_posix(): page for page in finished.folder.rglob("*.html")}
+    ours = {"index", "01_first", "02_second", "docs/glossary", "docs/more", "solutions/01_first", "cards/data"}
+    assert ours == {name.removesuffix(".html") for name in pages}
+    count = 0
+    for name, page in pages.items():
+        for address in re.findall(r'(?:href|src)="(?!data:|http)([^"#]+)', page.read_text("utf-8")):
+            count += 1
+            assert (page.parent / address).is_file(), f"{name} links to {address}"
+    assert count > 15
+    assert "<script>" not in pages["cards/data.html"].read_text()
+    assert 'id="a-word"' in pages["docs/more.html"].read_text(), "a heading has the name that GitHub gives it"
+
+
+def test_index_says_what_ran_where_and_how_long(root):
+    write_lesson(root, "01_first")
+    write_lesson(root, "02_second")
+    entries = '[[lesson]]\nname = "0{}"\ntitle = "Title <{}>"\nshort = "Why?"\nminutes = 2.0\n'
+    (root / "docs").mkdir()
+    (root / "docs" / "lessons.toml").write_text(entries.format("1_first", 1) + entries.format("2_second", 2))
+    finished = runner.run_lessons(["1"], data="phantom:train=4,test=4,val=2", root=root)
+    index = (finished.folder / "index.html").read_text("utf-8")
+    assert "1. Title &lt;1&gt;" in index
+    for words in ("Why?", "not run", time.strftime("%Y-%m-"), " cores", "Python 3.", "tensorflow 2", "10 images"):
+        assert words in index
+    assert not re.search(rf"\b{re.escape(platform.node())}\b", index.partition("<main>")[2])
+    assert 'class="state done">done' in index
+
+
+def test_start_of_a_lesson_says_how_long_it_takes(root, capsys):
+    entry = {"minutes": 2.0, "real_minutes": 8.0}
+    assert lessons.expected_minutes(entry, lessons.PHANTOM_IMAGES, True) == 2
+    assert lessons.expected_minutes(entry, lessons.REAL_IMAGES, False) == 8
+    assert 4.9 < lessons.expected_minutes(entry, 3060, False) < 5.1
+    assert lessons.expected_minutes({"minutes": 2.0}, 2 * lessons.PHANTOM_IMAGES, True) == 4
+    assert lessons.expected_minutes({"minutes": 2.0}, 5544, False) is None
+    write_lesson(root, "01_first")
+    write_lesson(root, "02_second", parameters="epochs = 7")
+    (root / "docs").mkdir()
+    measured = '[[lesson]]\nname = "{}"\ntitle = "A"\nshort = "B"\nminutes = 5760\n'
+    (root / "docs" / "lessons.toml").write_text(measured.format("01_first") + measured.format("02_second"))
+    runner.run_lessons(data="phantom:train=4,test=4,val=2", parameters={"epochs": "7"}, root=root)
+    said = capsys.readouterr().out
+    assert "01_first: about 100 minutes on 10 images with its default parameters (started" in said
+    assert "02_second: about 100 minutes on 10 images (started" in said
+
+
+TRAIN = """import hashlib
+keras.utils.set_random_seed(0)
+x = np.random.rand(40, 8)
+slow = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(0.7))
+network = keras.Sequential([keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(1)], name="tiny")
+network.compile("adam", "mse")
+past = network.fit(x, x.sum(axis=1), epochs=5, verbose=0, callbacks=slow)
+print(hashlib.sha256(b"".join(w.tobytes() for w in network.get_weights())).hexdigest(), past.history)"""
+
+
+@pytest.mark.slow
+def test_training_is_shown_and_comes_out_the_same(root, monkeypatch, capsys, run_cell):
+    """To the last bit what a kernel computes that nobody watches; also where the disk refuses to note anything."""
+    load = "import time\nimport keras\nimport numpy as np"
+    write_lesson(root, "01_first", load, TRAIN)
+    write_lesson(root, "02_second", "(folder / '.training.json').mkdir()", load, TRAIN)
+    monkeypatch.setenv("XRAYS_PROGRESS", "on")
+    monkeypatch.setattr(waiting, "MINUTE", 1.0)
+    finished = runner.run_lessons(data=None, root=root)
+    assert finished.complete
+    outputs = [nbformat.read(finished.folder / f"{name}.ipynb", 4).cells[-1].outputs for name in finished.outcomes]
+    (alone,) = run_cell(f"{load}\n{TRAIN}", 120).cells[0].outputs
+    assert [output.text for (output,) in outputs] == [alone.text] * 2
+    said = capsys.readouterr()
+    assert "\r" not in said.out + said.err
+    assert re.search(r"01_first 0:\d\d  code cell 4 of 4; tiny: epoch [2345] of 5, about \d+ seconds? left\n", said.out)
+    assert re.search(r"02_second 0:\d\d  code cell 5 of 5\n", said.out)
+
+
+def test_terminal_shows_one_line_that_goes_away(root, monkeypatch):
+    write_lesson(root, "01_first")
+    (lesson,) = lessons.find_lessons(root)
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("XRAYS_PROGRESS", "on")
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with waiting.Watch(lesson, root, print) as watch:
+            watch.on_cell(nbformat.v4.new_code_cell("one = 1\ntwo = 2"), cell_index=1)
+            shown = os.read(ours, 1000).decode()
+            assert watch.place == "code cell 1 of 2 `one = 1`"
+        rest = os.read(ours, 1000).decode()
+    assert re.match(r"\r01_first 0:0\d  code cell 1 of 2 +$", shown)
+    assert re.search(r"\r +\r$", rest)
+    assert "\n" not in shown + rest
 
 
 def test_kernel_is_this_environments(root, monkeypatch, tmp_path):
@@ -143,28 +254,55 @@ def test_killed_kernel_is_a_failure(root):
     write_lesson(root, "01_first", "os.kill(os.getpid(), 9)")
     finished = runner.run_lessons(data=None, root=root)
     assert states(finished) == {"01_first": "failed"}
-    assert "code cell 3 `os.kill(os.getpid(), 9)`: DeadKernelError" in finished.outcomes["01_first"].message
+    place = "code cell 3 of 3 `os.kill(os.getpid(), 9)`"
+    assert (
+        f"{place}: DeadKernelError: it was killed from outside, or the memory was full"
+        in finished.outcomes["01_first"].message
+    )
     assert states(runner.run_lessons(data=None, root=root)) == {"01_first": "failed"}
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_where_it_was(root):
+@pytest.mark.parametrize("way", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_stopped_run_says_so_and_goes_on_where_it_was(root, way):
+    """After Ctrl-C and a polite kill the run itself writes down that it stopped, else the next one to look."""
     write_lesson(root, "01_first")
-    write_lesson(root, "02_second", "import time\nif not (folder / 'go').exists():\n    time.sleep(600)")
-    code = f"from tools import runner; runner.run_lessons(data=None, root={str(root)!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=lessons.ROOT, stdout=subprocess.DEVNULL)
+    wait = "import time\n(folder / 'there').touch()\nif not (folder / 'go').exists():\n    time.sleep(600)"
+    write_lesson(root, "02_second", wait)
+    shutil.copytree(lessons.ROOT / "tools", root / "tools")  # a repository of its own
+    typed = [sys.executable, "tools/run.py", "--data", "phantom:train=4,test=4,val=2", "--classes", "A=0, B=1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([*typed, "--force"], cwd=root, **pipes)
     until = time.monotonic() + 120
     try:
-        while time.monotonic() < until and not any("02_second" in p.read_text() for p in root.glob("runs/*/log.txt")):
+        while time.monotonic() < until and not [*root.glob("runs/phantom-*/there")]:
             time.sleep(0.2)
+        (folder,) = root.glob("runs/phantom-*")
+        assert runner.show_status(root=root).startswith(f"runs/{folder.name}: running, written 20")
+        process.send_signal(getattr(signal, way))
+        output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
-    (folder,) = [path.parent for path in root.glob("runs/*/log.txt") if path.parent.name != "latest"]
+    assert process.returncode == (-9 if way == "SIGKILL" else 1)
+    place = "code cell 3 of 3 `import time`"
+    if way == "SIGKILL":
+        assert json.loads((folder / "status.json").read_text())["state"] == "running"
+        assert "stopped" in runner.show_status(root=root).partition("\n")[0]
+    else:
+        assert output.endswith(f"To continue, type:\n  {shlex.join(typed)}\n")
+        assert f"Error: Stopped in 02_second, {place}. Complete lessons are kept" in output
+        assert "Traceback" not in output, output
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == status["lessons"]["02_second"]["state"] == "stopped"
+    assert 'class="state stopped">stopped' in (folder / "index.html").read_text()
     (folder / "go").touch()
-    again = runner.run_lessons(data=None, root=root)
-    assert again.folder == folder
-    assert states(again) == {"01_first": "kept", "02_second": "done"}
+    again = subprocess.run(typed, cwd=root, **pipes)
+    assert again.returncode == 0, again.stdout
+    status = json.loads((folder / "status.json").read_text())
+    assert {name: outcome["state"] for name, outcome in status["lessons"].items()} == {
+        "01_first": "kept",
+        "02_second": "done",
+    }
 
 
 def test_two_runs_of_one_name_do_not_mix(root, cache):
@@ -184,14 +322,14 @@ def test_two_runs_of_one_name_do_not_mix(root, cache):
 
 def test_what_a_run_finds_in_its_folder_is_not_trusted(tmp_path, capsys):
     path = tmp_path / "status.json"
-    assert runner.read_status(path) == ("", {})
+    assert runner.read_status(path) == ({}, {})
     assert capsys.readouterr().out == ""
     whole = {"state": "done", "seconds": 1, "digest": "abc", "message": ""}
     path.write_text(json.dumps({"identity": "i", "lessons": {"01_first": whole, "<script>": whole, "../evil": whole}}))
-    assert runner.read_status(path) == ("i", {"01_first": runner.Outcome("done", 1.0, "abc")})
+    assert runner.read_status(path) == ({"identity": "i"}, {"01_first": runner.Outcome("done", 1.0, "abc")})
     for content in ("", "{", "[]", "null", '{"lessons": 3}', '{"lessons": {"01_first": {}}}', "\udcff", "[" * 100_000):
         path.write_bytes(content.encode(errors="surrogateescape"))
-        assert runner.read_status(path) == ("", {})
+        assert runner.read_status(path) == ({}, {})
         assert "status.json is damaged" in capsys.readouterr().out
 
 
@@ -204,7 +342,7 @@ def test_what_data_wrote_into_an_output_is_shown_on_the_page_and_never_run(root)
     (finished.folder / "results").mkdir()
     (finished.folder / "results" / "cnn-report.json").write_text('{"model": "<script>"}')
     with pytest.warns(UserWarning, match="no result"):
-        runner.write_index(finished.folder, evil, finished.outcomes)
+        Pages(finished.folder, root).write_index({"state": "done", "data": evil}, finished.outcomes)
     for page in ("01_first.html", "index.html"):
         text = (finished.folder / page).read_text("utf-8")
         assert "&lt;script&gt;alert(1)" in text
@@ -368,11 +506,26 @@ def test_command_line_shows_one_paragraph_and_its_status(root, monkeypatch):
         assert said in asked.output
 
 
-def test_interruption_says_what_to_type(monkeypatch):
-    def interrupt(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "run_lessons", interrupt)
-    asked = CliRunner().invoke(main, [])
+def test_status_of_no_run_says_what_to_type(root, monkeypatch):
+    monkeypatch.setattr(runner, "show_status", functools.partial(runner.show_status, root=root))
+    asked = CliRunner().invoke(main, ["--status"])
     assert asked.exit_code == 1
-    assert "the same command continues" in asked.output
+    assert "Error: There is no run in runs/latest. Type `python tools/run.py`" in asked.output
+
+
+def test_mistakes_are_refused_before_anything_large_is_imported(tmp_path):
+    code = "import sys; sys.argv[0] = 'run.py'; from tools.run import main\ntry: main()\nfinally: print(*sys.modules)"
+    for words, said in {
+        ("--data", str(tmp_path / "no")): "does not exist. Expected: a folder with train/ and test/",
+        ("--data", "phantom:train=1"): "train=1",
+        ("--only", "12"): "There is no lesson 12",
+        ("-p", "epoch=3"): "No parameter is called epoch",
+        ("--name", "../x"): "--name '../x' is not the name of a folder",
+        ("--sweep", str(tmp_path / "no.yaml")): "There is no file",
+    }.items():
+        command = [sys.executable, "-c", code, *words]
+        asked = subprocess.run(command, cwd=lessons.ROOT, capture_output=True, text=True, check=False)
+        assert asked.returncode == 1
+        assert said in asked.stderr
+        assert "data=" not in asked.stderr, "a shell has no variable `data`"
+        assert not {"tensorflow", "papermill", "nbconvert", "nbformat", "matplotlib"} & set(asked.stdout.split())

@@ -12,15 +12,18 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from xrayhelpers import augment, models
 from xrayhelpers._keras import keras, tf
 from xrayhelpers._machine import DataWarning, StorageError
-from xrayhelpers.augment import CROPS, NONE, REPORT, digest, training_data
-from xrayhelpers.training import Resume, keep_features, load_model, save_model
+from xrayhelpers.augment import CROPS, REPORT, digest, training_data
+from xrayhelpers.results import save_model
+from xrayhelpers.training import Resume, keep_features, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EarlyStopping, ReduceLROnPlateau = keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau
@@ -199,7 +202,7 @@ def test_any_other_setting_is_another_training():
         key(labels=flipped),
         key(seed=1),
         key(batch_size=8),
-        key(augmentation=NONE),
+        key(augmentation=None),
         key(class_weight={0: 1.0, 1: 2.0}),
         key(begun=1),
         key(fit={"class_weight": {0: 1.0, 1: 2.0}}),
@@ -213,8 +216,13 @@ def test_any_other_setting_is_another_training():
         key(beside=[stopping()]),
         key(beside=[stopping(patience=3)]),
     ]
+    try:
+        models.set_precision("mixed_bfloat16")
+        keys.insert(0, key())
+    finally:
+        models.set_precision("float32")
     assert len(set(keys)) == len(keys)
-    assert key() == key(fit={"epochs": 9, "verbose": 2}) == keys[0]
+    assert key() == key(fit={"epochs": 9, "verbose": 2}) == keys[1]
     assert key(beside=[stopping(verbose=1)]) == keys[-2]
 
 
@@ -367,8 +375,8 @@ def test_the_tail_on_kept_features_learns_what_the_whole_model_learns(tmp_path):
     assert features.dtype == np.float16
     assert not features.flags.writeable
     held_out = (IMAGES[:40], LABELS[:40])
-    wanted = whole.fit(training_data(IMAGES, LABELS, augmentation=NONE), epochs=3, verbose=0, validation_data=held_out)
-    data = training_data(features, LABELS, augmentation=NONE)
+    wanted = whole.fit(training_data(IMAGES, LABELS, augmentation=None), epochs=3, verbose=0, validation_data=held_out)
+    data = training_data(features, LABELS, augmentation=None)
     resume = Resume(tmp_path, data, name="tail")
     found = tail.fit(data, epochs=3, verbose=0, validation_data=(features[:40], LABELS[:40]), callbacks=[resume])
     for measure, values in wanted.history.items():
@@ -470,30 +478,35 @@ def test_features_too_large_for_float16_are_refused(tmp_path):
 
 
 # ---- saved models
+ABOUT = {"seed": 0, "parameters": {"epochs": 5}, "threshold": 0.5, "versions": {"keras": "3"}, "fingerprint": "abc"}
+RESULT = SimpleNamespace(name="cnn-report", metrics=pd.DataFrame({"value": {"roc_auc": 0.9}}), **ABOUT)
 
 
-def test_a_model_comes_back_whole_with_its_card(tmp_path):
+def test_a_model_comes_back_whole_with_its_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("XRAYS_RUN", str(tmp_path))
     model = small_model()
-    path = save_model(model, tmp_path / "new" / "cnn.keras", {"seed": 0, "data": "abc"})
+    path = save_model(model, RESULT)
     again, card = load_model(path)
     np.testing.assert_array_equal(again.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
-    assert (card["seed"], card["data"]) == (0, "abc")
-    assert set(card["versions"]) == {"python", "tensorflow", "keras"}
+    assert (card["data"], card["metrics"]) == ("abc", {"roc_auc": 0.9})
+    assert all(card[key] == value for key, value in ABOUT.items() if key != "fingerprint")
     assert json.loads(path.with_suffix(".json").read_text()) == card
-    assert sorted(file.name for file in path.parent.iterdir()) == ["cnn.json", "cnn.keras"]
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "models/cnn-report.json",
+        "models/cnn-report.keras",
+    ]
 
 
-def test_an_altered_or_missing_model_is_refused_and_code_is_not_run(tmp_path):
-    path = save_model(small_model(), tmp_path / "cnn.keras", {})
+def test_an_altered_or_missing_model_is_refused_and_code_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("XRAYS_RUN", str(tmp_path))
+    path = save_model(small_model(), RESULT)
     path.write_bytes(path.read_bytes() + b"x")
     for error in (ValueError, FileNotFoundError):
-        with pytest.raises(error, match=r"no model 'cnn\.keras' in .* with a card that describes it"):
+        with pytest.raises(error, match=r"no model 'cnn-report\.keras' in .* with a card that describes it"):
             load_model(path)
         path.with_suffix(".json").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match=r"end in '\.keras'"):
-        save_model(small_model(), tmp_path / "cnn.h5", {})
     layers = [keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1), keras.layers.Dense(1)]
-    path = save_model(keras.Sequential(layers), tmp_path / "code.keras", {})
+    path = save_model(keras.Sequential(layers), RESULT)
     with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
         load_model(path)
 
@@ -509,10 +522,10 @@ def test_nothing_is_written_to_the_terminal(tmp_path):
             model.fit(data, epochs=2, validation_data=(t.IMAGES, t.LABELS), verbose=0)
             frozen, tail = t.models.split_frozen(model)
             features = t.keep_features(frozen, t.IMAGES, folder={str(tmp_path)!r})
-            tail.fit(t.training_data(features, t.LABELS, augmentation=t.NONE), verbose=0)
-            t.load_model(t.save_model(model, {str(tmp_path)!r} + "/m.keras", {{}}))
+            tail.fit(t.training_data(features, t.LABELS, augmentation=None), verbose=0)
+            t.load_model(t.save_model(model, t.RESULT))
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XRAYS_PROGRESS": "off"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XRAYS_PROGRESS": "off", "XRAYS_RUN": str(tmp_path)}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     command = [sys.executable, "-c", textwrap.dedent(code)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

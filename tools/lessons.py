@@ -8,22 +8,26 @@ Nothing here knows what a lesson teaches. A lesson says what it builds on in its
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 #: The repository: the folder that holds `notebooks/`, `tools/` and `xrayhelpers/`.
 ROOT = Path(__file__).resolve().parents[1]
 
-#: For papermill and nbclient: a kernel on our own machine need not warn that its sockets are not encrypted.
-KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=ERROR"]
+#: For papermill and nbclient: a kernel on our own machine need not warn that its sockets are not encrypted, nor print
+#: what it was doing when Ctrl-C ended it.
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=CRITICAL"]
+
+#: How many images `minutes` and `real_minutes` in docs/lessons.toml were measured on.
+PHANTOM_IMAGES, REAL_IMAGES = 576, 5544
 
 #: MIME type of a widget's view. Without its kernel it is an error message, so it is neither stored nor put on a page.
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -31,13 +35,17 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 @dataclass(frozen=True)
 class Lesson:
-    """One notebook: its parameters with their defaults, the lessons it builds on, and the source of its cells."""
+    """One notebook: its parameters with their defaults, the lessons it builds on, and the source of its cells.
+
+    `code_cells` counts those that run.
+    """
 
     path: Path
     parameters: Mapping[str, Any]
     needs: tuple[str, ...]
     reads: tuple[str, ...]
     cells: tuple[str, ...]
+    code_cells: int
 
     @property
     def name(self) -> str:
@@ -47,10 +55,12 @@ class Lesson:
 
 def read_lesson(path: Path) -> Lesson:
     """Read one notebook; ValueError if its parameters cell holds anything but ``name = literal``."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = json.loads(path.read_text("utf-8"))  # nbformat takes seconds to import
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
     parameters = {}
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    for statement in [line for cell in tagged for line in ast.parse(cell.source).body]:
+    tagged = [source for source, own in zip(sources, tags, strict=True) if "parameters" in own]
+    for statement in [line for source in tagged for line in ast.parse(source).body]:
         try:
             (target,) = statement.targets
             parameters[target.id] = ast.literal_eval(statement.value)
@@ -59,9 +69,28 @@ def read_lesson(path: Path) -> Lesson:
                 f"The parameters cell of {path.name} holds {ast.unparse(statement)!r}. "
                 "Write one `name = literal` per line, for example `epochs = 5`."
             ) from None
-    notes = notebook.metadata.get("xrays", {})
-    cells = tuple(cell.source for cell in notebook.cells)
-    return Lesson(path, parameters, tuple(notes.get("needs", ())), tuple(notes.get("reads", ())), cells)
+    notes = notebook["metadata"].get("xrays", {})
+    count = sum(cell["cell_type"] == "code" for cell in notebook["cells"])
+    return Lesson(path, parameters, tuple(notes.get("needs", ())), tuple(notes.get("reads", ())), tuple(sources), count)
+
+
+def read_catalog(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return what ``docs/lessons.toml`` says of each lesson, by name; nothing where there is no such file."""
+    path = Path(root) / "docs" / "lessons.toml"
+    entries = tomllib.loads(path.read_text("utf-8"))["lesson"] if path.is_file() else []
+    return {entry["name"]: entry for entry in entries}
+
+
+def expected_minutes(entry: Mapping[str, Any], images: int, phantom: bool) -> float | None:
+    """Return how long a lesson takes with its own parameters on so many images; None where it was not measured.
+
+    Both measured times lie on a line: a lesson takes its time to start, and then some time for each image.
+    """
+    drawn, real = entry.get("minutes"), entry.get("real_minutes")
+    if drawn and real:
+        return max(0.1, drawn + (real - drawn) * (images - PHANTOM_IMAGES) / (REAL_IMAGES - PHANTOM_IMAGES))
+    measured, on = (drawn, PHANTOM_IMAGES) if phantom else (real, REAL_IMAGES)
+    return measured and measured * images / on
 
 
 def find_lessons(root: Path = ROOT, only: Iterable[str] = ()) -> list[Lesson]:

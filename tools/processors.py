@@ -19,10 +19,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+OLDER = {"XRAYS_PRECISION": "float32"}  # such processors have no fast half precision; this one may
 SETTINGS = {
-    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "sse41": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
-    "no-onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", **OLDER},
+    "sse41": {"ONEDNN_MAX_CPU_ISA": "SSE41", **OLDER},
+    "no-onednn": {"TF_ENABLE_ONEDNN_OPTS": "0", **OLDER},
     "one-thread": dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1"),
 }
 COMPARE = ["--nbval", "--nbval-sanitize-with", "tests/sanitize.cfg"]  # as in the Makefile

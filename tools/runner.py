@@ -12,62 +12,42 @@ A lesson is skipped when one that it `needs` failed, and run again when one that
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import os
+import platform
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import pandas as pd
-import papermill
 from filelock import FileLock, Timeout
-from nbconvert import HTMLExporter
-from nbconvert.preprocessors.sanitize import SanitizeHTML
 
 from tools.lessons import (
     KERNEL_ARGUMENTS,
     ROOT,
-    WIDGET_VIEW,
     Lesson,
     choose_parameters,
+    expected_minutes,
     find_lessons,
     kernel_environment,
+    read_catalog,
 )
-from xrayhelpers._machine import StorageError, package_digest, setting, storing, write_atomic
+from tools.waiting import NOTE_TRAINING, Watch, in_words
+from xrayhelpers._machine import StorageError, cores, package_digest, setting, storing, write_atomic
 
-#: nbconvert's page without the scripts that it would load from other addresses.
-PAGE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
-{% block data_png %}{% set alt = output | get_metadata('alt', 'image/png') or '' %}
-{{ super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}{% endblock %}"""
+# papermill and nbconvert, which take seconds to import, are imported when nothing is left to refuse.
 
-#: What may be in an output: the tags of tables, cards and exercises; no script, no event, no address that runs code.
-SAFE = SanitizeHTML()
-SAFE.tags = [*SAFE.tags, "br", "details", "div", "hr", "p", "pre", "span", "summary", *(f"h{n}" for n in range(1, 7))]
-SAFE.tags += ["caption", "table", "tbody", "td", "tfoot", "th", "thead", "tr"]
-SAFE.attributes = {**SAFE.attributes, "*": ["border", "class", "colspan", "open", "rowspan", "style"]}
-
-INDEX = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body {{ font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }}
-div {{ overflow-x: auto; }} table {{ border-collapse: collapse; }} a {{ color: #0b57a4; }}
-th, td {{ border-bottom: 1px solid #bbb; padding: .3rem .8rem; text-align: left; }}</style></head>
-<body><main><h1>{title}</h1><p>{data}</p><p><strong>For learning, not for diagnosis.</strong></p>
-<h2>Lessons</h2><div>{lessons}</div><h2>Results</h2><div>{results}</div></main></body></html>
-"""
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a lesson: `state` is "done", "kept", "failed" or "skipped"."""
+    """What became of a lesson: `state` is "running", "done", "kept", "failed", "skipped" or "stopped"."""
 
     state: str
     seconds: float
@@ -126,15 +106,18 @@ def run_lessons(
     """
     root = Path(root).resolve()
     lessons, given = find_lessons(root, only), dict(parameters or {})
+    choose_parameters(lessons, given)  # refused before anything is drawn or read
     data = given.pop("data", data)
     if name and (name == "latest" or not re.fullmatch(r"\w[\w.-]*", name)):
         raise ValueError(f"--name {name!r} is not the name of a folder for a run. Type for example `--name monday`.")
-    identity, words = ["lessons", []], "The lessons' own data."
+    identity, words, images = ["lessons", []], "The lessons' own data.", None
     if data is not None:
         from xrayhelpers.data import fingerprint, load_index, open_data
 
         source = open_data(data, given.get("classes", ""))
-        identity, words = [source.name, fingerprint(load_index(source.folder)), setting("XRAYS_CLASSES")], str(source)
+        index = load_index(source.folder)
+        identity, words = [source.name, fingerprint(index), setting("XRAYS_CLASSES")], str(source)
+        images = len(index)
         if any("data" in lesson.parameters for lesson in lessons):
             given["data"] = data if source.name == "phantom" else seen_from(root, source.folder)
     values = choose_parameters(lessons, given)
@@ -144,7 +127,14 @@ def run_lessons(
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=-1 if wait else 0):
-            return _run_in(folder, lessons, values, words, digest_of(identity), force, root)
+            about, outcomes = read_status(folder / "status.json")
+            if about.get("identity", "") not in ("", digest_of(identity)):
+                text = f"runs/{folder.name} holds results of other data. Type `--name {folder.name}-2`, or another."
+                raise ValueError(text)
+            about = {"identity": digest_of(identity), "data": words, **describe_machine()}
+            record = Record(folder, root, about, outcomes)
+            expected = {one.name: expect(one, values[one.name], root, images, identity[0]) for one in lessons}
+            return _run_in(record, lessons, values, expected, force)
     except Timeout:
         raise ValueError(
             f"Another run is writing to runs/{folder.name}. Wait until it ends, or type `--name another`."
@@ -152,55 +142,150 @@ def run_lessons(
 
 
 def _run_in(
-    folder: Path, lessons: list[Lesson], values: Mapping[str, dict], data: str, identity: str, force: bool, root: Path
+    record: Record, lessons: list[Lesson], values: Mapping[str, dict], expected: Mapping[str, str], force: bool
 ) -> Run:
-    owner, outcomes = read_status(folder / "status.json")
-    if owner not in ("", identity):
-        raise ValueError(f"runs/{folder.name} holds results of other data. Type `--name {folder.name}-2`, or another.")
-    point_latest(folder)
+    point_latest(record.folder)
     ran, here = set(), {}
-    print(f"{data}\nWriting to {folder.relative_to(root)}", flush=True)
+    print(f"{record.about['data']}\nWriting to {record.folder.relative_to(record.root)}", flush=True)
     if force:
-        forget(folder, lessons)
-    for lesson in lessons:
-        digest, before = digest_lesson(lesson, values[lesson.name]), outcomes.get(lesson.name)
-        failed = [need for need in lesson.needs if need in here and here[need].state in ("failed", "skipped")]
-        complete = before is not None and before.state in ("done", "kept") and before.digest == digest
-        if failed:
-            outcome = Outcome("skipped", 0.0, digest, f"needs {', '.join(failed)}, which did not finish")
-        elif complete and not force and not ran & {*lesson.needs, *lesson.reads}:
-            outcome = Outcome("kept", before.seconds, digest)
-        else:
-            seconds, message = execute(lesson, values[lesson.name], folder, root)
-            outcome = Outcome("failed" if message else "done", seconds, digest, message)
-            ran.add(lesson.name)
-        here[lesson.name] = outcomes[lesson.name] = outcome
-        print(f"{lesson.name:<20} {outcome.state:<8} {outcome.seconds / 60:5.1f} min  {outcome.message}", flush=True)
-        noted = {"data": data, "identity": identity, "lessons": {k: asdict(v) for k, v in outcomes.items()}}
+        forget(record.folder, lessons)
+    try:
+        for lesson in lessons:
+            digest, before = digest_lesson(lesson, values[lesson.name]), record.outcomes.get(lesson.name)
+            failed = [need for need in lesson.needs if need in here and here[need].state in ("failed", "skipped")]
+            complete = before is not None and before.state in ("done", "kept") and before.digest == digest
+            if failed:
+                outcome = Outcome("skipped", 0.0, digest, f"needs {', '.join(failed)}, which did not finish")
+            elif complete and not force and not ran & {*lesson.needs, *lesson.reads}:
+                outcome = Outcome("kept", before.seconds, digest)
+            else:
+                print(f"{lesson.name}: {expected[lesson.name]} (started at {time.strftime('%H:%M')})", flush=True)
+                outcome = execute(lesson, values[lesson.name], digest, record)
+                ran.add(lesson.name)
+            here[lesson.name] = outcome
+            minutes = f"{outcome.seconds / 60:5.1f} min"
+            print(f"{lesson.name:<20} {outcome.state:<8} {minutes}  {outcome.message}", flush=True)
+            record.note(lesson.name, outcome)
+            if outcome.state == "stopped":
+                raise KeyboardInterrupt(f"Stopped in {lesson.name}, {outcome.message}.")
+        run = Run(record.folder, here)
+        record.state = "done" if run.complete else "failed"
+        return run
+    finally:
+        record.state = "stopped" if record.state == "running" else record.state
+        record.write()
+
+
+# ------------------------------------------------------------------------------------------------ what is written down
+class Record:
+    """What is written down of a run as it goes on: ``status.json`` and ``index.html``.
+
+    Whoever makes one holds the run's lock, so a lesson that was running before was stopped.
+    """
+
+    def __init__(self, folder: Path, root: Path, about: Mapping[str, str], outcomes: Mapping[str, Outcome]):
+        from tools.pages import Pages
+
+        self.folder, self.root, self.about, self.outcomes = folder, root, dict(about), dict(outcomes)
+        self.pages, self.state = Pages(folder, root), "running"
+        self.stop()
+
+    def stop(self) -> None:
+        """Nothing runs any more."""
+        for name, outcome in self.outcomes.items():
+            if outcome.state == "running":
+                self.outcomes[name] = replace(outcome, state="stopped")
+
+    def note(self, name: str, outcome: Outcome) -> None:
+        """Note what became of a lesson, or how far it is."""
+        self.outcomes[name] = outcome
+        self.write()
+
+    def write(self) -> None:
+        """Write it all down; a disk that is full is named, and stops no lesson."""
+        if self.state != "running":
+            self.stop()
+        self.about |= {"state": self.state, "written": time.strftime("%Y-%m-%d %H:%M:%S")}
+        noted = self.about | {"lessons": {name: asdict(outcome) for name, outcome in self.outcomes.items()}}
         try:
-            write_atomic(folder / "status.json", json.dumps(noted))
-            write_index(folder, data, outcomes)
+            write_atomic(self.folder / "status.json", json.dumps(noted, indent=1))
+            self.pages.write_index(self.about, self.outcomes)
         except StorageError as error:  # the other lessons may still fit, and this one is run again the next time
             print(error, flush=True)
-    return Run(folder, here)
 
 
-def read_status(path: Path) -> tuple[str, dict[str, Outcome]]:
-    """Read what an earlier run noted: a digest of its data ("" if unknown), and the lessons' outcomes."""
+def read_status(path: Path) -> tuple[dict[str, str], dict[str, Outcome]]:
+    """Read what an earlier run noted: about itself, and the lessons' outcomes; nothing where there is none."""
     try:
         status, outcomes = json.loads(path.read_text("utf-8")), {}
         for name, kept in status["lessons"].items():
             if re.fullmatch(r"\d\d_\w+", name):
                 texts = (str(kept["state"]), float(kept["seconds"]), str(kept["digest"]), str(kept["message"]))
                 outcomes[name] = Outcome(*texts)
-        return str(status.get("identity", "")), outcomes
+        return {key: str(text) for key, text in status.items() if key != "lessons"}, outcomes
     except FileNotFoundError:
-        return "", {}
+        return {}, {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         print(f"{path.name} is damaged ({type(error).__name__}: {error}), so all lessons run again.", flush=True)
-        return "", {}
+        return {}, {}
 
 
+def show_status(name: str | None = None, root: Path = ROOT) -> str:
+    """Say how far the last run is, or the one of this name; a run that was killed is noted as stopped.
+
+    Raises
+    ------
+    ValueError
+        There is no such run.
+    """
+    latest = root / "runs" / (name or "latest")
+    folder = (root / "runs" / latest.read_text().strip() if latest.is_file() else latest).resolve()
+    if not (folder / "status.json").is_file():
+        raise ValueError(f"There is no run in {seen_from(root, latest)}. Type `python tools/run.py`, or name another.")
+    about, outcomes = read_status(folder / "status.json")
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            record = Record(folder, root, about, outcomes)
+            if about.get("state") == "running":
+                record.state = "stopped"
+                record.write()
+            about, outcomes = record.about, record.outcomes
+    except Timeout:
+        pass  # it is running
+    lines = [f"{seen_from(root, folder)}: {about.get('state', 'done')}, written {about.get('written', 'long ago')}"]
+    for lesson, outcome in outcomes.items():
+        lines.append(f"{lesson:<20} {outcome.state:<8} {outcome.seconds / 60:5.1f} min  {outcome.message}")
+    return "\n".join(lines)
+
+
+def describe_machine() -> dict[str, str]:
+    """Return when this is, the processor, and the versions; not the name of the machine."""
+    found = Path("/proc/cpuinfo")
+    lines = found.read_text().splitlines() if found.exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    versions = {"Python": platform.python_version(), "system": platform.system()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M"),
+        "device": f"{model or platform.machine()}, {cores()} cores",
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
+
+
+def expect(lesson: Lesson, values: Mapping[str, Any], root: Path, images: int | None, source: str) -> str:
+    """Say how long a lesson will take, by the minutes in ``docs/lessons.toml``."""
+    entry = read_catalog(root).get(lesson.name, {})
+    minutes = None if images is None else expected_minutes(entry, images, source == "phantom")
+    if minutes is None:
+        return "no measured time" + (f" on {images:,} images" if images else "")
+    same = {name: value for name, value in values.items() if name not in ("data", "classes", "seed")}
+    other = "" if same.items() <= lesson.parameters.items() else " with its default parameters"
+    return f"about {in_words(60 * minutes)} on {images:,} images{other}"
+
+
+# ------------------------------------------------------------------------------------------------ one lesson
 def forget(folder: Path, lessons: Iterable[Lesson]) -> None:
     """Delete the checkpoints and the search of a run, where one of these lessons keeps them."""
     text = "\n".join(cell for lesson in lessons for cell in lesson.cells)
@@ -211,44 +296,50 @@ def forget(folder: Path, lessons: Iterable[Lesson]) -> None:
             path.unlink()
 
 
-def execute(lesson: Lesson, values: Mapping[str, Any], folder: Path, root: Path) -> tuple[float, str]:
-    """Run one lesson with papermill into `folder` and write its page; return its seconds and what went wrong.
+def execute(lesson: Lesson, values: Mapping[str, Any], digest: str, record: Record) -> Outcome:
+    """Run one lesson with papermill, show and note how far it is, and write its page.
 
     papermill's file can look complete though its kernel was killed, so only its normal return counts as done.
     """
-    executed, started, message = folder / lesson.path.name, time.monotonic(), ""
-    bar = sys.stderr.isatty() and os.environ.get("XRAYS_PROGRESS") != "off"
-    how = {"kernel_name": "python3", "language": "python", "extra_arguments": KERNEL_ARGUMENTS}
-    print(f"{lesson.name:<20} started {time.strftime('%H:%M')}", flush=True)
+    import papermill
+
+    executed, began, state, message = record.folder / lesson.path.name, time.monotonic(), "done", ""
+
+    def seconds() -> float:
+        return round(time.monotonic() - began, 1)
+
+    def note(words: str) -> None:
+        record.note(lesson.name, Outcome("running", seconds(), digest, words))
+
+    note("begins")
+    how = {"kernel_name": "python3", "language": "python", "extra_arguments": [*KERNEL_ARGUMENTS, *NOTE_TRAINING]}
+    how |= {"cwd": record.root, "progress_bar": False}
+    with Watch(lesson, record.folder, note) as watch:
+        try:
+            with kernel_environment(record.folder), storing(executed):
+                papermill.execute_notebook(lesson.path, executed, dict(values), on_cell_execute=watch.on_cell, **how)
+        except KeyboardInterrupt:
+            state, message = "stopped", watch.place
+        except Exception as error:  # whatever stops one lesson, the others still run
+            state, message = "failed", describe_failure(error, watch.place)
+    outcome = Outcome(state, seconds(), digest, message)
     try:
-        with kernel_environment(folder), storing(executed):
-            papermill.execute_notebook(lesson.path, executed, dict(values), cwd=root, progress_bar=bar, **how)
-    except Exception as error:  # whatever stops one lesson, the others still run
-        message = describe_failure(error, executed)
-    seconds = round(time.monotonic() - started, 1)
-    try:
-        write_page(executed)
+        record.pages.write_lesson(executed)
     except (OSError, ValueError) as error:  # no notebook, or half of one
-        message = message or f"no page: {error}"
-    return seconds, message
+        outcome = outcome if message else replace(outcome, state="failed", message=f"no page: {error}")
+    return outcome
 
 
-def describe_failure(error: Exception, executed: Path) -> str:
+def describe_failure(error: Exception, place: str) -> str:
     """Say in one paragraph in which cell (counted as in the lesson) it ended, and how."""
-    what = f"{type(error).__name__}: {error}"
-    if isinstance(error, papermill.PapermillExecutionError):
-        what = f"{error.ename}: {error.evalue}"
     if isinstance(error, StorageError):
         return str(error)
-    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
-    cells = [cell for cell in cells if cell.cell_type == "code"]
-    cells = [cell for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    # After a killed kernel papermill calls every cell "completed"; only those it began have a time of execution.
-    begun = [cell for cell in cells if "execution" in cell.metadata]
-    if not begun:
-        return what
-    first_line = (begun[-1].source.strip().splitlines() or [""])[0]
-    return f"code cell {cells.index(begun[-1]) + 1} `{first_line}`: {what}"
+    what = f"{type(error).__name__}: {error}"
+    if hasattr(error, "ename"):  # an error of the lesson
+        what = f"{error.ename}: {error.evalue}"
+    if type(error).__name__ == "DeadKernelError":
+        what = f"{type(error).__name__}: it was killed from outside, or the memory was full"
+    return f"{place}: {what}"
 
 
 # ------------------------------------------------------------------------------------------------ what is the same
@@ -280,61 +371,3 @@ def point_latest(folder: Path) -> None:
         os.replace(temporary, latest)
     except OSError:
         write_atomic(latest, folder.name + "\n")
-
-
-def write_page(executed: Path) -> None:
-    """Write the HTML page of an executed notebook beside it; it needs no network to be read.
-
-    The notebook itself loses the paths of this machine that papermill noted.
-    """
-    notebook = nbformat.read(executed, as_version=4)
-    for key in {"input_path", "output_path"} & set(notebook.metadata.get("papermill", {})):
-        notebook.metadata.papermill[key] = executed.name
-    write_atomic(executed, nbformat.writes(notebook) + "\n")
-    for cell in notebook.cells:
-        if "outputs" in cell:  # without a kernel a widget shows nothing: its static figure is kept
-            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
-            for output in cell.outputs:  # pandas brings a style sheet with each table; the page has its own
-                if "text/html" in output.get("data", {}):
-                    output.data["text/html"] = re.sub(r"(?s)<style.*?</style>", "", output.data["text/html"])
-            cell.outputs = SAFE.sanitize_code_outputs(cell.outputs)
-    notebook.metadata.pop("widgets", None)
-    exporter = HTMLExporter(raw_template=PAGE, anchor_link_text=" ")
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": executed.stem}})
-    # In Markdown, a link may run code; ours are addresses, or names without a colon.
-    page = re.sub(r'(<a\b[^>]*? href=")(?!https?:|mailto:|[^":&]*")[^"]*"', r'\1#"', page)
-    # Links to other lessons lead to their pages, and links to the repository start two folders higher.
-    page = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', page)
-    page = page.replace('href="../docs/', 'href="../../docs/').replace(
-        'href="solutions/', 'href="../../notebooks/solutions/'
-    )
-    write_atomic(executed.with_suffix(".html"), page)
-
-
-def collect_results(folder: Path) -> Any:
-    """Return the table of `results.results_table` over a run, or None where no lesson left a result."""
-    if not any((folder / "results").glob("*.json")):
-        return None
-    from xrayhelpers.results import read_results, results_table
-
-    try:
-        return results_table(read_results(folder / "results"))
-    except FileNotFoundError:  # none of the files is a result
-        return None
-
-
-def write_index(folder: Path, data: str, outcomes: Mapping[str, Outcome]) -> None:
-    """Write ``index.html``: the lessons with their state and minutes, and the results table."""
-    lessons = pd.DataFrame(
-        {
-            "lesson": f'<a href="{name}.html">{name}</a>',
-            "state": html.escape(outcome.state),
-            "minutes": f"{outcome.seconds / 60:.1f}",
-            "note": html.escape(outcome.message),
-        }
-        for name, outcome in sorted(outcomes.items())
-    )
-    table, title = collect_results(folder), f"Chest X-ray lessons: {folder.name}"
-    scores = "<p>No lesson has left a result yet.</p>" if table is None else table.to_html(border=0)
-    tables = {"lessons": lessons.to_html(escape=False, index=False, border=0), "results": scores}
-    write_atomic(folder / "index.html", INDEX.format(title=title, data=html.escape(data), **tables))

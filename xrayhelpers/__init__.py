@@ -1,6 +1,6 @@
 """Helpers of the chest X-ray lessons: everything a lesson needs twice, and nothing else.
 
-Import what a lesson uses by name, for example ``from xrayhelpers import dataset, pixels``. Importing the
+Import what a lesson uses by name, for example ``from xrayhelpers.data import open_data``. Importing the
 package alone is quick and quiet: no TensorFlow, no seeds, no settings changed, nothing printed.
 """
 

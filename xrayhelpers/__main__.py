@@ -39,13 +39,13 @@ def main() -> None:
 
 @main.group()
 def fetch() -> None:
-    """Bring images onto this machine: from Kaggle, from a folder, or drawn."""
+    """Bring images here: from Kaggle, from a folder, or drawn."""
 
 
 @fetch.command("kaggle")
 @click.option("--to", "destination", default="data", help="Where to put chest_xray/.")
 def fetch_kaggle(destination: str) -> None:
-    """Download and unpack the real images (2.3 GB); run it again after an interruption."""
+    """Download and unpack the real images (2.3 GB). Run it again after an interruption."""
     from xrayhelpers import _kaggle
 
     click.echo(_kaggle.fetch_kaggle(destination))
@@ -79,7 +79,7 @@ def fetch_phantom(train: int, test: int, val: int, seed: int) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Name versions, device, data, weights and free disk, and what to fix."""
+    """Check versions, device, data, weights and disk; say what to fix."""
     from xrayhelpers._doctor import check_all
 
     for check in check_all():
@@ -89,7 +89,7 @@ def doctor() -> None:
 
 @main.group()
 def cache() -> None:
-    """What is kept between runs so that it is made once: phantom images, decoded pixels, weights."""
+    """Show or clear what is kept: phantom images, pixels, weights."""
 
 
 @cache.command("list")
@@ -107,7 +107,7 @@ def cache_list() -> None:
 @cache.command("clear")
 @click.confirmation_option(prompt="Delete it all? It is made again when needed.")
 def cache_clear() -> None:
-    """Delete what is kept, and nothing else; it is made again when needed."""
+    """Delete what is kept, and nothing else. It is made again when needed."""
     from xrayhelpers._machine import clear_cache
 
     deleted, left = clear_cache()

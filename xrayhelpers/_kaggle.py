@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import re
@@ -22,7 +21,6 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import filelock
@@ -68,23 +66,9 @@ def _token_files() -> list[Path]:
     return [home / name for home in homes for name in names if (home / name).is_file()]
 
 
-def _colab_secrets() -> dict[str, str]:
-    """Read the token from Colab's *Secrets*, for the environment of Kaggle's command line alone.
-
-    Only a notebook's own process is given secrets: call `fetch_kaggle()` in a cell. Elsewhere, or where the notebook
-    may not read them, there are none.
-    """
-    found = {}
-    if "google.colab" in sys.modules:
-        for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
-            with contextlib.suppress(Exception):  # no such secret, or not for this notebook
-                found[name] = importlib.import_module("google.colab.userdata").get(name)
-    return {name: value for name, value in found.items() if value and not os.environ.get(name)}
-
-
-def _mask(text: str, more: Iterable[str] = ()) -> str:
-    """Replace whatever is or looks like a credential, and all of `more`, by `***`."""
-    secrets = [*more, *(os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))]
+def _mask(text: str) -> str:
+    """Replace whatever is or looks like a credential by `***`."""
+    secrets = [os.environ.get(name, "") for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY")]
     for path in _token_files():
         with contextlib.suppress(OSError, ValueError, AttributeError):  # not to be read, or a bare token, no JSON
             secrets.append(path.read_text(errors="replace").strip())
@@ -109,11 +93,8 @@ def _download(archive: Path) -> None:
     if program is None:
         raise FetchError("The kaggle command line is not installed. Type: python -m pip install kaggle")
     command = [program, "datasets", "download", "-q", "-d", SLUG, "-p", str(archive.parent)]
-    secrets = _colab_secrets()
     with tempfile.TemporaryFile() as said, progress(total=ZIP_BYTES, desc="download", unit="B") as bar:
-        process = subprocess.Popen(
-            command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=os.environ | secrets
-        )
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         grown = time.monotonic()
         try:
             while process.poll() is None:
@@ -127,7 +108,7 @@ def _download(archive: Path) -> None:
             process.kill()
             process.wait()
         said.seek(0)
-        text = _mask(said.read().decode(errors="replace"), secrets.values()).strip()
+        text = _mask(said.read().decode(errors="replace")).strip()
     if process.returncode != 0 or not archive.is_file():
         meaning = next((m for pattern, m in MEANINGS.items() if re.search(pattern, text, re.I)), None)
         last = text.splitlines()[-1][:300] if text else f"exit status {process.returncode}"

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # in the names of unfinished files, with the process
+KAGGLE_INPUT = Path("/kaggle/input/chest-xray-pneumonia")  # where a notebook of Kaggle finds the images
 MOST_CACHE, KEPT_FOR = 5e9, 86_400  # bytes of old stores, and seconds after their last use in which all are kept
 
 
@@ -58,7 +60,8 @@ def _unquoted(text: str) -> str:
 def resolve(path: str | Path) -> Path:
     """Return an absolute path without quotes around it, `~` expanded; a relative one from here, or the repository."""
     path = Path(os.path.expanduser(_unquoted(str(path))))
-    return (path if path.exists() or not (repository() / path).exists() else repository() / path).absolute()
+    # `Path.exists` raises where a name fits no disk
+    return next((p for p in (path, repository() / path) if os.path.exists(p)), path).absolute()
 
 
 def setting_path(name: str) -> Path | None:
@@ -85,8 +88,8 @@ def run_folder() -> Path:
 def default_data() -> str:
     """Return what "auto" means here: a path, or "phantom" perhaps with options."""
     named, homes = setting("XRAYS_DATA"), (Path.cwd(), repository(), Path(__file__).resolve().parents[1])
-    found = (str(home / "data" / "chest_xray") for home in homes if (home / "data" / "chest_xray").is_dir())
-    return named if named not in ("", "auto") else next(found, "phantom")
+    places = [*(home / "data" / "chest_xray" for home in homes), KAGGLE_INPUT]
+    return named if named not in ("", "auto") else next((str(place) for place in places if place.is_dir()), "phantom")
 
 
 def cores() -> int:
@@ -95,9 +98,13 @@ def cores() -> int:
 
 
 def progress(iterable: Iterable | None = None, *, total: float | None = None, desc: str = "", unit: str = "it") -> tqdm:
-    """Show a plain progress bar on stderr; with `XRAYS_PROGRESS=off` iterate in silence."""
-    off = setting("XRAYS_PROGRESS").lower() == "off"
-    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, disable=off, unit_scale=unit == "B")
+    """Show a plain progress bar that leaves nothing behind; with `XRAYS_PROGRESS=off` iterate in silence.
+
+    It goes to stderr, and in a notebook, where even an empty line of stderr stays and looks like an error, to stdout.
+    """
+    out = sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
+    how = {"disable": setting("XRAYS_PROGRESS").lower() == "off", "file": out, "unit_scale": unit == "B"}
+    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, **how)
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:

@@ -34,7 +34,7 @@ from xrayhelpers import _machine
 from xrayhelpers._images import INTERPOLATIONS, UnreadableError, inspect, read_resized
 from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, cores, progress
 
-VERSION = 2
+VERSION = 3
 MOST_REMEMBERED = 200_000  # files
 DECODERS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
 CHUNK = 256  # images decoded before they are written: 12 MB at 128 px, so that memory does not grow with the data

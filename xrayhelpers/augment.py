@@ -11,7 +11,7 @@ the same whether or not the training was stopped and continued before it.
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ import numpy as np
 
 from xrayhelpers._keras import tf
 
-__all__ = ["CROPS", "NONE", "REPORT", "Augmentation", "training_data"]
+__all__ = ["CROPS", "REPORT", "Augmentation", "training_data"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class Augmentation:
 
 Array = np.ndarray
 REPORT = Augmentation()
-NONE = Augmentation(shear=0.0, zoom=0.0, flip=False)
 CROPS = Augmentation(shear=0.0, zoom=0.0, flip=True, crop=0.5, brightness=0.2, contrast=0.2)
 
 
@@ -72,7 +71,7 @@ def training_data(
     images: Array,
     labels: Array,
     *,
-    augmentation: Augmentation = REPORT,
+    augmentation: Augmentation | None = REPORT,
     batch_size: int = 16,
     seed: int = 0,
     class_weight: dict[int, float] | None = None,
@@ -85,12 +84,12 @@ def training_data(
     Parameters
     ----------
     images : numpy.ndarray
-        (N, S, S, C), pixels 0 to 255, usually the memory map of `load_images`. With ``augmentation=NONE`` an array of
+        (N, S, S, C), pixels 0 to 255, usually the memory map of `load_images`. With ``augmentation=None`` an array of
         any shape (N, ...), for example features.
     labels : numpy.ndarray
         (N,) of 0 and 1.
-    augmentation : Augmentation
-        `REPORT`, `NONE`, `CROPS`, or your own.
+    augmentation : Augmentation or None
+        `REPORT`, `CROPS`, your own, or None for the images as they are.
     batch_size : int
         Images per batch; the last batch may be smaller.
     seed : int
@@ -141,7 +140,7 @@ def training_data(
 
     @cache
     def identity() -> str:
-        settings = [astuple(augmentation), batch_size, seed, class_weight and sorted(class_weight.items())]
+        settings = [augmentation, batch_size, seed, class_weight and sorted(class_weight.items())]
         return digest([*settings, Path(__file__).read_text("utf-8")], [source, labels])
 
     # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that
@@ -154,11 +153,13 @@ def training_data(
     return data
 
 
-def draw(n: int, size: int, augmentation: Augmentation, rng: np.random.Generator) -> Array:
+def draw(n: int, size: int, augmentation: Augmentation | None, rng: np.random.Generator) -> Array:
     """Draw the random changes of `n` images: float32 (n, 10), a matrix of `_affine_matrices`, a factor, and an offset.
 
-    A pixel is multiplied by the factor before the offset is added.
+    A pixel is multiplied by the factor before the offset is added. Without an augmentation nothing is drawn.
     """
+    if augmentation is None:
+        return np.zeros((n, 10), np.float32)
     shear = np.deg2rad(rng.uniform(-augmentation.shear, augmentation.shear, n))
     zoom = rng.uniform(1 - augmentation.zoom, 1 + augmentation.zoom, (2, n))
     flip = (rng.random(n) < 0.5) & augmentation.flip
@@ -201,10 +202,10 @@ def _affine_matrices(
     return np.stack([a0, a1, a2, zero, b1, b2, zero, zero], axis=1).astype(np.float32)
 
 
-def change(images: tf.Tensor | Array, draws: tf.Tensor | Array, augmentation: Augmentation) -> tf.Tensor:
+def change(images: tf.Tensor | Array, draws: tf.Tensor | Array, augmentation: Augmentation | None) -> tf.Tensor:
     """Apply what `draw` drew to a batch: float32 of the shape of `images`, pixels 0 to 255."""
     images = tf.cast(images, tf.float32)
-    if augmentation == NONE:
+    if augmentation is None:
         return images
     images = _warp(images, draws[:, :8])
     if augmentation.brightness or augmentation.contrast:

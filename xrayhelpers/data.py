@@ -44,7 +44,6 @@ PATIENT = re.compile(r"(?:NORMAL2-)?IM-\d+|person\d+")
 CAUSE = re.compile(r"bacteria|virus")
 # What macOS, Windows, Jupyter and a network drive leave in folders, and drawings over images, are no images.
 LITTER = re.compile(r"\..*|__.*|@.*|(?:eh)?thumbs\.db|desktop\.ini|icon\r|masks?", re.IGNORECASE | re.DOTALL)
-CHOOSE = 'their labels: --classes healthy=0,ill=1 (or XRAYS_CLASSES), or load_index(folder, classes={"ill": 1, ...})'
 UNKNOWN = "each image counts as a patient of its own. A table index.csv can say who they are (docs/own-data.md)."
 
 
@@ -125,7 +124,8 @@ def open_data(data: str | Path = "auto", classes: str = "") -> DataSource:
     ----------
     data : str or Path
         "auto": the folder in `XRAYS_DATA` if set, else `data/chest_xray` below the working folder or the repository,
-        else the phantom. "phantom", or "phantom:train=60,test=30,val=8,seed=1". Or the path of a folder.
+        else what a notebook of Kaggle was given, else the phantom. "phantom", or
+        "phantom:train=60,test=30,val=8,seed=1". Or the path of a folder.
     classes : str
         Labels of class folders with other names, such as "healthy=0,ill=1". They are in force from now on, for
         `load_index` as well, as if the variable `XRAYS_CLASSES` had been set.
@@ -141,19 +141,21 @@ def open_data(data: str | Path = "auto", classes: str = "") -> DataSource:
     """
     if classes:
         os.environ["XRAYS_CLASSES"] = classes
-    wish = str(data).strip()
-    wish = default_data() if wish == "auto" else wish
-    kind, _, options = wish.partition(":")
-    if kind == "phantom":
-        return _open_phantom(options)
+    wish = default_data() if str(data).strip() == "auto" else str(data).strip()
+    if wish.partition(":")[0] == "phantom":
+        return _open_phantom(wish.partition(":")[2])
     folder = _find_tree(wish, _read_classes())
     return DataSource("folder", folder, KAGGLE, _describe_folder(folder, KAGGLE))
 
 
-def _typed(data: str) -> str:
-    """Say how the reader gives `data`, in a notebook or in a shell."""
+def _typed(value: str, name: str = "data") -> str:
+    """Say how the reader gives a value, in a notebook or in a shell."""
     ipython = sys.modules.get("IPython")
-    return f'data = "{data}"' if ipython and ipython.get_ipython() else f"--data {data}"
+    return f'{name} = "{value}"' if ipython and ipython.get_ipython() else f"--{name} {value}"
+
+
+def _labels() -> str:
+    return f"their labels: {_typed('healthy=0,ill=1', 'classes')}"
 
 
 def _plain(name: str) -> str:
@@ -168,7 +170,7 @@ def _read_classes(classes: dict[str, int] | str | None = None, folder: Path | No
     pairs = wish.items() if isinstance(wish, dict) else [pair.rpartition("=")[::2] for pair in wish.split(",")]
     found = {_plain(name): str(label).strip() for name, label in pairs}
     if {*found.values()} != {"0", "1"}:
-        raise DataError(f"classes={wish!r} must give folders label 0 (normal) and 1 (pneumonia): healthy=0,ill=1.")
+        raise DataError(f"The classes {wish!r} do not give label 0 (normal) and 1 (pneumonia). Give {_labels()}.")
     return {name: int(label) for name, label in found.items()}
 
 
@@ -189,8 +191,8 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
     path = resolve(data)
     try:
         found = _trees(path, {*SPLIT_NAMES, *classes})
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})" if path.exists() else "does not exist"
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({error.strerror})" if os.path.exists(path) else "does not exist"
         text = f"The data folder {path} {why}. Expected: a folder with train/ and test/ in it that you may read"
         raise DataNotFoundError(f"{text}; or {_typed('phantom')} for the embedded data.") from error
     if not found and (path.parent / TABLE).is_file():
@@ -204,21 +206,17 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
     if not found:
         names = ", ".join(p.name + "/" for p in _folders(path)[:8]) or "no folder at all"
         text = f"No train/ and test/ in {path}; found {names}. Expected {{train,test,val}}/{{NORMAL,PNEUMONIA}} or a"
-        raise DataNotFoundError(f"{text} table {TABLE} (docs/own-data.md); or, for other classes, {CHOOSE}.")
+        raise DataNotFoundError(f"{text} table {TABLE} (docs/own-data.md); or, for other classes, {_labels()}.")
     return found[0]
 
 
 def _describe_folder(folder: Path, record: DataRecord | None = None) -> str:
-    """Count the image files by their names alone; say how many there are, and where `record` has more or fewer."""
+    """Count the image files by their names alone; say how many there are, and how many `record` has."""
     files = _list_files(folder, _read_classes(folder=folder))
     accepted = [Path(path).suffix.lower() in (*IMAGE_SUFFIXES, "") for path in files["path"]]
     counts = files["split"][accepted].value_counts().reindex(SPLITS, fill_value=0).to_dict()
     text = f"{sum(counts.values())} images ({', '.join(f'{split} {n}' for split, n in counts.items())})"
-    if record is None or counts == record.counts:
-        return f"{text}, as {record.name} should have" if record else text
-    off = {split: n - record.counts.get(split, 0) for split, n in counts.items()}
-    odd = [f"{abs(n)} {'more' if n > 0 else 'fewer'} in {split}" for split, n in off.items() if n]
-    return f"{text}; against {record.name}: {', '.join(odd)}"
+    return f"{text}; {record.name} has {sum(record.counts.values())}" if record else text
 
 
 def _open_phantom(options: str) -> DataSource:
@@ -305,7 +303,7 @@ def load_index(
         _warn(f"No test folder: {chosen.sum()} images of whole patients become test, the same at each start.")
     for split, (name, label) in ((split, pair) for split in ("train", "test") for pair in classes.items()):
         if not ((index["split"] == split) & (index["label"] == label)).any():
-            raise DataError(f"{split} holds no readable image of {name}. Put some there, or give {CHOOSE}.")
+            raise DataError(f"{split} holds no readable image of {name}. Put some there, or give {_labels()}.")
     deep = index["mode"].astype(str).str.extract(r";(\d+)")[0].dropna()
     if len(deep):
         bits, counts = max(deep, key=int), ", ".join(f"{n} look like {b} bits" for b, n in deep.value_counts().items())
@@ -346,7 +344,7 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
         hint = f"Is {near[0]} meant? Rename it" if near else "Move them away"
         text = f"{strange.total()} images are outside of the classes {', '.join(classes)}, as in {min(strange)}/"
         if classes == _read_classes(CLASSES):
-            raise DataError(f"{text}. {hint}, or give {CHOOSE}.")
+            raise DataError(f"{text}. {hint}, or give {_labels()}.")
         _warn(f"{text}: they are left out.")
     return pd.DataFrame(rows, columns=COLUMNS[:6])
 
@@ -354,7 +352,7 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
 def _read_table(file: Path, classes: dict[str, int]) -> pd.DataFrame:
     """Read `index.csv`; see `_list_files` for the columns."""
     try:
-        text = file.read_text("utf-8-sig")
+        text = file.read_text("utf-8-sig").replace("\0", "")
         sep = ";" if ";" in text.partition("\n")[0] else ","
         table = pd.read_csv(io.StringIO(text), sep=sep, dtype=str, keep_default_na=False).rename(columns=_plain)
         table = table[["path", "label"]].join(table.reindex(columns=["split", "patient", "cause"], fill_value=""))

@@ -28,7 +28,8 @@ def review(answer: Any, steps: Mapping[str, Callable[[Any], Any]], done: str | C
 
     Examples
     --------
-    >>> review(0.8, {"a share from 0 to 1.": lambda share: 0 <= share <= 1}, done="that is a share.")
+    >>> steps = {"a share from 0 to 1.": lambda share: 0 <= share <= 1}
+    >>> review(0.8, steps, done="that is a share.")
     well done: that is a share.
     """
     if answer is None:

@@ -91,8 +91,8 @@ def grad_cam(model: keras.Model, images: ArrayLike) -> np.ndarray:
             tape.watch(batch)  # frozen layers are not recorded otherwise
             features, score = both(batch, training=False)
         slopes = tape.gradient(score, features)
-        weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
-        heat = tf.nn.relu(tf.reduce_sum(tf.cast(weights * features, tf.float32), axis=-1, keepdims=True))
+        weights = tf.reduce_mean(tf.cast(slopes, tf.float32), axis=(1, 2), keepdims=True)
+        heat = tf.nn.relu(tf.reduce_sum(weights * tf.cast(features, tf.float32), axis=-1, keepdims=True))
         maps.append(tf.image.resize(heat, images.shape[1:3])[..., 0].numpy())
     heat = np.concatenate(maps)
     highest = heat.max(axis=(1, 2), keepdims=True)

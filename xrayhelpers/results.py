@@ -12,6 +12,9 @@ import json
 import math
 import platform
 import re
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ import pandas as pd
 from IPython import get_ipython
 from numpy.typing import ArrayLike
 
+from xrayhelpers import _machine
 from xrayhelpers._intervals import check_scores
 from xrayhelpers._machine import DataNotFoundError, DataWarning, package_digest, repository, run_folder, write_atomic
 from xrayhelpers.data import CLASSES, DataSource, count_patients, find_duplicates, fingerprint
@@ -142,6 +146,8 @@ def write_result(
     tables = (measure(labels, scores, threshold, rows["patient"]).reset_index(), rows.assign(score=scores))
     tables = (*tables, pd.DataFrame() if history is None else history)
     versions = dict(sorted((d.name, d.version) for d in distributions() if d.name in PACKAGES))
+    if "keras" in sys.modules:
+        versions["precision"] = sys.modules["keras"].config.dtype_policy().name
     content = {
         "code": {"package": package_digest(), "lesson": _cells_digest(_cells_run())},
         "schema": SCHEMA,
@@ -161,6 +167,31 @@ def write_result(
     path = run_folder() / "results" / f"{result.name}.json"
     write_atomic(path, json.dumps(content, allow_nan=False, indent=1))
     return result
+
+
+def save_model(model: Any, result: Result) -> Path:
+    """Save the model of a result as ``models/<name>.keras`` in the run's folder, with a JSON card beside it.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Any model that Keras can save.
+    result : Result
+        As `write_result` returns. The card names its data, seed, parameters, threshold, metrics, and versions.
+
+    Returns
+    -------
+    pathlib.Path
+        The ``.keras`` file.
+    """
+    path = run_folder() / "models" / f"{result.name}.keras"
+    card = {key: getattr(result, key) for key in ("seed", "parameters", "threshold", "versions")}
+    card |= {"data": result.fingerprint, "metrics": result.metrics["value"].to_dict()}
+    with tempfile.TemporaryDirectory(prefix="xrays-") as folder:
+        model.save(Path(folder, path.name))
+        with open(Path(folder, path.name), "rb") as saved:
+            _machine.commit(path, lambda file: shutil.copyfileobj(saved, file), card)
+    return path
 
 
 def read_results(folder: Path | None = None) -> list[Result]:
@@ -344,7 +375,7 @@ def _table(table: pd.DataFrame, corner: str) -> str:
             return str(value)
         return "" if math.isnan(value) else f"{value:.0f}" if value > 1 and value.is_integer() else f"{value:.3f}"
 
-    rows = [[corner, *table.columns], ["---"] * (table.shape[1] + 1), *table.reset_index().astype(object).to_numpy()]
+    rows = [[corner, *table], ["---", *["---:"] * table.shape[1]], *table.reset_index().astype(object).to_numpy()]
     return "\n".join("| " + " | ".join(text(value) for value in row) + " |" for row in rows)
 
 

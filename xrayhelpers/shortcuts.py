@@ -127,7 +127,8 @@ def shortcut_audit(
 
     Examples
     --------
-    >>> audit = shortcut_audit(measure_suspects(train), train["label"], train["patient"])  # doctest: +SKIP
+    >>> suspects = measure_suspects(train)  # doctest: +SKIP
+    >>> audit = shortcut_audit(suspects, train["label"], train["patient"])  # doctest: +SKIP
     >>> forest(audit, label="ROC AUC", reference=0.5)  # doctest: +SKIP
     """
     labels, patients = np.asarray(labels), np.unique(np.asarray(patients), return_inverse=True)[1]

@@ -7,14 +7,10 @@ Without a record that fits, the file does not exist. No pickle is ever loaded.
 from __future__ import annotations
 
 import json
-import platform
 import re
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +21,12 @@ from xrayhelpers import _machine, augment
 from xrayhelpers._keras import keras, tf
 from xrayhelpers._machine import commit, committed, storing
 from xrayhelpers._store import keep_array
-from xrayhelpers.augment import NONE, Augmentation, digest
+from xrayhelpers.augment import Augmentation, digest
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Resume", "keep_features", "load_model", "run_trials", "save_model"]
+__all__ = ["Resume", "keep_features", "load_model", "run_trials"]
 
 BATCH = 64  # images per forward pass of keep_features
 PLAIN = (str, bool, int, float)
@@ -182,7 +178,7 @@ def keep_features(
     model: keras.Model,
     images: np.ndarray,
     *,
-    augmentation: Augmentation = NONE,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
     folder: Path | None = None,
 ) -> np.ndarray:
@@ -222,42 +218,14 @@ def keep_features(
                 raise FloatingPointError(f"A feature is {np.abs(features).max():g}, but the largest float16 is 65504.")
             yield features
 
-    about = [_description(model), astuple(augmentation), seed, Path(augment.__file__).read_text("utf-8")]
+    about = [_description(model), augmentation, seed, Path(augment.__file__).read_text("utf-8")]
     key = digest(about, [*(variable.numpy() for variable in model.variables), images])[:16]
     folder = Path(folder) if folder is not None else _machine.cache_folder() / "features"
     return keep_array(folder / f"features-{key}.npy", (len(images), *model.output_shape[1:]), "<f2", batches)
 
 
-def save_model(model: keras.Model, path: str | Path, card: dict) -> Path:
-    """Save a model as ``.keras``, with a JSON card of the same name beside it.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Any model that Keras can save.
-    path : path
-        Ends in ``.keras``.
-    card : dict
-        What a reader must know: data fingerprint, parameters, seed, metrics. Versions and checksum are added.
-
-    Returns
-    -------
-    pathlib.Path
-        The ``.keras`` file.
-    """
-    path = Path(path)
-    if path.suffix != ".keras":
-        raise ValueError(f"Found the model path {path.name!r}; expected it to end in '.keras'.")
-    versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.version()}
-    with tempfile.TemporaryDirectory(prefix="xrays-") as folder:
-        model.save(Path(folder, path.name))
-        with open(Path(folder, path.name), "rb") as saved:
-            commit(path, lambda file: shutil.copyfileobj(saved, file), {**card, "versions": versions})
-    return path
-
-
 def load_model(path: str | Path) -> tuple[keras.Model, dict]:
-    """Load a model that `save_model` wrote, in Keras's safe mode, which refuses to run code from the file.
+    """Load a model that `results.save_model` wrote, in Keras's safe mode, which refuses to run code from the file.
 
     Returns
     -------
@@ -276,7 +244,7 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     if card is None:
         raise _machine.DataNotFoundError(
             f"There is no model {path.name!r} in {path.parent.name!r} with a card that describes it; expected both, as "
-            "written by save_model(model, path, card). Run the lesson that trains it."
+            "written by save_model(model, result). Run the lesson that trains it."
         )
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     model.jit_compile = False  # Keras 3.10, Colab's, chooses XLA for what is not compiled

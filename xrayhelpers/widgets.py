@@ -45,7 +45,7 @@ def explore_augmentation(image: np.ndarray) -> None:
     def draw(shear: float, zoom_x: float, zoom_y: float, flip: bool) -> tuple[Figure, str]:
         settings = [np.array([value]) for value in (np.deg2rad(shear), zoom_x, zoom_y, flip)]
         changed = np.asarray(augment._warp(image[None], augment._affine_matrices(*settings, image.shape[0])))[0]
-        return plots.image_grid([image, changed], ["the image", "what the network is shown"], width=3), (
+        return plots.image_grid([image, changed], ["the image", "what the network is shown"]), (
             f"Sheared by {shear:g} degrees, drawn {1 / zoom_x:.2f} times as wide and {1 / zoom_y:.2f} times as high"
             f"{', mirrored' if flip else ''}: a pixel changes by {np.abs(changed - image).mean():.1f} of 255 gray "
             "levels on average."
@@ -122,11 +122,11 @@ def read_films(
             answers.append(buttons.index(button))
         if len(answers) < len(films):
             title = f"Film {len(answers) + 1} of {len(films)}"
-            _fill(screen, plots.image_grid([films[len(answers)]], [title], width=4), f"{title}: normal or pneumonia?")
+            _fill(screen, plots.image_grid([films[len(answers)]], [title], width=6), f"{title}: normal or pneumonia?")
         else:
             _fill(screen, *_compare_readers(labels, {"you": np.array(answers), "the network": network.astype(int)}))
 
-    figure = plots.image_grid(films, [str(i + 1) for i in range(len(films))], columns=7, width=1.6)
+    figure = plots.image_grid(films, [str(i + 1) for i in range(len(films))], columns=5)
     plots.show(figure, alt=f"The {len(films)} films to read, numbered, without their diagnoses.")
     truth = ", ".join(f"{i} {list(CLASSES)[label]}" for i, label in enumerate(labels, start=1))
     display(HTML(f"<details><summary>Unfold the diagnoses after you have finished</summary>{truth}</details>"))
