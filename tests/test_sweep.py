@@ -176,11 +176,13 @@ def cluster(tmp_path):
 
 
 @pytest.mark.slow
-def test_dask_runs_again_what_a_killed_worker_had_begun(root, cluster, capsys):
+def test_dask_runs_again_what_a_killed_worker_had_begun(root, cluster, capsys, monkeypatch):
     scheduler, workers = cluster
+    monkeypatch.setenv("XRAYS_CLASSES", "well=0,ill=1")  # after the workers started, which have it from the sweep alone
     note_parent = "(folder / 'parent').write_text(str(os.getppid()))"
+    note_classes = "(folder / 'classes').write_text(os.environ['XRAYS_CLASSES'])"
     slow = "while seed == 1 and not (folder.parents[1] / 'go').exists():\n    time.sleep(0.2)"
-    write_lesson(root, "04_cnn", LEAVE_RESULT, note_parent, slow, WRITE)
+    write_lesson(root, "04_cnn", LEAVE_RESULT, note_parent, note_classes, slow, WRITE)
 
     def begun():
         """The workers that are at a slow combination, by the process that started its kernel."""
@@ -204,6 +206,7 @@ def test_dask_runs_again_what_a_killed_worker_had_begun(root, cluster, capsys):
     killer.join()
     parents = {int(path.read_text()) for path in root.glob("runs/phantom-*/parent")}
     assert parents <= {worker.pid for worker in workers}, "a lesson's kernel is a child of a Dask worker"
+    assert {path.read_text() for path in root.glob("runs/phantom-*/classes")} == {"well=0,ill=1"}
     ran = Counter(line.rsplit(" ", 1)[0] for line in logs(root))
     assert set(ran) == {"0 32", "0 64", "1 32", "1 64"}
     assert sorted(ran.values()) == [1, 1, 1, 2], "one combination was run again, where the other worker is"
