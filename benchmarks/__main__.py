@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from xrayhelpers._machine import cache_folder, cores, progress, write_atomic
+from tools.runner import describe_machine
+from xrayhelpers._machine import cache_folder, progress, write_atomic
 from xrayhelpers.data import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,10 +109,10 @@ def ratios(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
 
 def machine() -> str:
     """Describe the machine without naming it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{model}, {cores()} cores{load}, Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
+    return (
+        f"{describe_machine()['device']}{load}, Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
+    )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

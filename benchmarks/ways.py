@@ -104,22 +104,29 @@ def ready_epoch(folder: str, size: int) -> dict:
     return figures
 
 
+def train_tail(model, images: np.ndarray, labels: np.ndarray, epochs: int, **how) -> None:
+    """Train VGG16 on kept features: its frozen layers run once per image, with `how` for `keep_features`."""
+    from xrayhelpers.models import split_frozen
+    from xrayhelpers.training import keep_features
+
+    frozen, tail = split_frozen(model)
+    tail.fit(keep_features(frozen, images, **how), labels, epochs=epochs, batch_size=BATCH, verbose=0)
+
+
 def vgg16(folder: str, size: int, keep: bool, epochs: int = 5) -> dict:
     """Train VGG16: all layers in every epoch in 32 bits, or the frozen ones once per image."""
     from sklearn.metrics import roc_auc_score
 
-    from xrayhelpers.models import report_vgg16, set_precision, split_frozen
-    from xrayhelpers.training import keep_features
+    from xrayhelpers.models import report_vgg16, set_precision
 
     set_precision(None if keep else "float32")
     images, labels = load(folder, size)
-    model, x, figures = report_vgg16(size), images["train"], {"images": len(labels["train"])}
+    model, figures = report_vgg16(size), {"images": len(labels["train"])}
     with clock(figures, "training"):
         if keep:
-            frozen, tail = split_frozen(model)
-            tail.fit(keep_features(frozen, x), labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
+            train_tail(model, images["train"], labels["train"], epochs)
         else:
-            model.fit(x, labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
+            model.fit(images["train"], labels["train"], epochs=epochs, batch_size=BATCH, verbose=0)
     seen = model.predict(images["validation"], verbose=0)[:, 0]  # from the test folder, as in the report
     return figures | {"validation_auc": roc_auc_score(labels["validation"], seen)}
 
@@ -131,14 +138,17 @@ def whole_report(folder: str, ours: bool, epochs: int = 5, side: int = 128) -> d
 
     from xrayhelpers._keras import keras
     from xrayhelpers.augment import REPORT, training_data
-    from xrayhelpers.models import report_cnn, report_vgg16, set_precision, split_frozen
-    from xrayhelpers.training import keep_features
+    from xrayhelpers.models import report_cnn, report_vgg16, set_precision
 
-    def fit(build, size):
-        if ours:
-            images, labels = load(folder, size)
-            return build("adam").fit(training_data(images["train"], labels["train"]), epochs=epochs, verbose=0)
-        return build(keras.optimizers.Adam()).fit(generator(folder, size), epochs=epochs, verbose=0)
+    def batches(size):
+        if not ours:
+            return generator(folder, size)
+        images, labels = load(folder, size)
+        return training_data(images["train"], labels["train"], batch_size=BATCH)
+
+    def fit(data, size, units=128, optimizer="adam"):
+        plain = keras.optimizers.Adam() if optimizer == "adam" and not ours else optimizer
+        report_cnn(size, units, optimizer=plain).fit(data, epochs=epochs, verbose=0)
 
     def pixels(split):
         files = sorted(Path(folder, split).glob("*/*"))
@@ -159,20 +169,19 @@ def whole_report(folder: str, ours: bool, epochs: int = 5, side: int = 128) -> d
             (x, y), (x_test, y_test) = pixels("train"), pixels("test")
         KNeighborsClassifier(3).fit(x, y).score(x_test, y_test)
     with clock(figures, "cnn"):
-        fit(lambda adam: report_cnn(64, optimizer=adam), 64)
+        fit(batches(64), 64)
     with clock(figures, "vgg16"):
         model = report_vgg16(64)
         if ours:
-            frozen, tail = split_frozen(model)
             images, labels = load(folder, 64)
-            x = keep_features(frozen, images["train"], augmentation=REPORT)
-            tail.fit(x, labels["train"], batch_size=BATCH, epochs=epochs, verbose=0)
+            train_tail(model, images["train"], labels["train"], epochs, augmentation=REPORT)
         else:
             model.fit(generator(folder, 64), epochs=epochs, verbose=0)
     with clock(figures, "grid"):
+        data = batches(side)
         for units in (128, 256, 512, 1024):
-            for sgd in (False, True):
-                fit(lambda adam, n=units, sgd=sgd: report_cnn(side, n, optimizer="sgd" if sgd else adam), side)
+            for optimizer in ("adam", "sgd"):
+                fit(data, side, units, optimizer)
     for kind in ("seconds", "cpu_seconds"):
         figures[f"all_{kind}"] = sum(figures[f"{part}_{kind}"] for part in ("neighbors", "cnn", "vgg16", "grid"))
     return figures

@@ -35,7 +35,6 @@ from tools.lessons import (
     expected_minutes,
     find_lessons,
     kernel_environment,
-    read_catalog,
 )
 from tools.waiting import NOTE_TRAINING, Watch, in_words
 from xrayhelpers._machine import StorageError, cores, package_digest, setting, storing, write_atomic
@@ -133,7 +132,9 @@ def run_lessons(
                 raise ValueError(text)
             about = {"identity": digest_of(identity), "data": words, **describe_machine()}
             record = Record(folder, root, about, outcomes)
-            expected = {one.name: expect(one, values[one.name], root, images, identity[0]) for one in lessons}
+            expected = {
+                one.name: expect(one, values[one.name], record.pages.catalog, images, identity[0]) for one in lessons
+            }
             return _run_in(record, lessons, values, expected, force)
     except Timeout:
         raise ValueError(
@@ -245,11 +246,11 @@ def show_status(name: str | None = None, root: Path = ROOT) -> str:
     about, outcomes = read_status(folder / "status.json")
     try:
         with FileLock(folder / ".lock", timeout=0):
-            record = Record(folder, root, about, outcomes)
             if about.get("state") == "running":
+                record = Record(folder, root, about, outcomes)
                 record.state = "stopped"
                 record.write()
-            about, outcomes = record.about, record.outcomes
+                about, outcomes = record.about, record.outcomes
     except Timeout:
         pass  # it is running
     lines = [f"{seen_from(root, folder)}: {about.get('state', 'done')}, written {about.get('written', 'long ago')}"]
@@ -274,9 +275,9 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def expect(lesson: Lesson, values: Mapping[str, Any], root: Path, images: int | None, source: str) -> str:
-    """Say how long a lesson will take, by the minutes in ``docs/lessons.toml``."""
-    entry = read_catalog(root).get(lesson.name, {})
+def expect(lesson: Lesson, values: Mapping[str, Any], catalog: Mapping, images: int | None, source: str) -> str:
+    """Say how long a lesson will take, by the minutes in the catalog of lessons."""
+    entry = catalog.get(lesson.name, {})
     minutes = None if images is None else expected_minutes(entry, images, source == "phantom")
     if minutes is None:
         return "no measured time" + (f" on {images:,} images" if images else "")
