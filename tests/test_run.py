@@ -120,6 +120,20 @@ def test_index_says_what_ran_where_and_how_long(root):
     assert 'class="state done">done' in index
 
 
+def test_peak_memory_of_a_lesson_is_noted(root, capsys):
+    write_lesson(root, "01_small", "import time, numpy\ntime.sleep(2.5)")
+    write_lesson(root, "02_large", "import time, numpy\nlarge = numpy.ones(75_000_000)\ntime.sleep(2.5)\ndel large")
+    finished = runner.run_lessons(root=root, data=None)
+    small, large = (finished.outcomes[name].memory for name in ("01_small", "02_large"))
+    assert 0 < small < 0.4
+    assert large - small == pytest.approx(0.6, abs=0.1)
+    shown = f"{large:.1f} GB"
+    assert shown in capsys.readouterr().out
+    assert shown in (finished.folder / "index.html").read_text("utf-8")
+    assert shown in runner.show_status(root=root)
+    assert runner.run_lessons(root=root, data=None).outcomes["02_large"].memory == large  # kept
+
+
 def test_start_of_a_lesson_says_how_long_it_takes(root, capsys):
     entry = {"minutes": 2.0, "real_minutes": 8.0}
     assert lessons.expected_minutes(entry, lessons.PHANTOM_IMAGES, True) == 2

@@ -95,7 +95,7 @@ class Pages:
         facts["cards"] = self._cards()
         facts = "".join(f"<dt>{name}</dt><dd>{fact}</dd>" for name, fact in facts.items() if fact)
         lessons = "".join(self._lesson(name, outcomes.get(name)) for name in sorted({*self.catalog, *outcomes}))
-        heads = '<tr><th>Lesson</th><th>State</th><th class="number">Minutes</th></tr>'
+        heads = '<tr><th>Lesson</th><th>State</th><th class="number">Minutes</th><th class="number">Memory</th></tr>'
         body = f"""<h1>Chest X-ray lessons: {_escape(self.folder.name)}</h1>
 <p><strong>For learning, not for diagnosis.</strong></p><dl class="about">{facts}</dl>
 <h2>Lessons</h2><div class="scroll" tabindex="0"><table>{heads}{lessons}</table></div>
@@ -112,8 +112,9 @@ class Pages:
         state = outcome.state if outcome else "not run"
         note = f'<br><span class="quiet">{_escape(outcome.message)}</span>' if outcome and outcome.message else ""
         minutes = f"{outcome.seconds / 60:.1f}" if outcome and outcome.seconds else ""
+        memory = f"{outcome.memory:.1f} GB" if outcome and outcome.memory else ""
         row = f'<td>{title}{short}</td><td><span class="state {state}">{state}</span>{note}</td>'
-        return f'<tr id="{name}">{row}<td class="number">{minutes}</td></tr>\n'
+        return f'<tr id="{name}">{row}<td class="number">{minutes}</td><td class="number">{memory}</td></tr>\n'
 
     def _cards(self) -> str:
         """Return links to the cards, the data card first."""

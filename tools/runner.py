@@ -46,12 +46,16 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a lesson: `state` is "running", "done", "kept", "failed", "skipped" or "stopped"."""
+    """What became of a lesson: `state` is "running", "done", "kept", "failed", "skipped" or "stopped".
+
+    `memory` is the most that its kernel had, in GB.
+    """
 
     state: str
     seconds: float
     digest: str
     message: str = ""
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -158,14 +162,13 @@ def _run_in(
             if failed:
                 outcome = Outcome("skipped", 0.0, digest, f"needs {', '.join(failed)}, which did not finish")
             elif complete and not force and not ran & {*lesson.needs, *lesson.reads}:
-                outcome = Outcome("kept", before.seconds, digest)
+                outcome = replace(before, state="kept", message="")
             else:
                 print(f"{lesson.name}: {expected[lesson.name]} (started at {time.strftime('%H:%M')})", flush=True)
                 outcome = execute(lesson, values[lesson.name], digest, record)
                 ran.add(lesson.name)
             here[lesson.name] = outcome
-            minutes = f"{outcome.seconds / 60:5.1f} min"
-            print(f"{lesson.name:<20} {outcome.state:<8} {minutes}  {outcome.message}", flush=True)
+            print(in_one_line(lesson.name, outcome), flush=True)
             record.note(lesson.name, outcome)
             if outcome.state == "stopped":
                 raise KeyboardInterrupt(f"Stopped in {lesson.name}, {outcome.message}.")
@@ -222,7 +225,7 @@ def read_status(path: Path) -> tuple[dict[str, str], dict[str, Outcome]]:
         for name, kept in status["lessons"].items():
             if re.fullmatch(r"\d\d_\w+", name):
                 texts = (str(kept["state"]), float(kept["seconds"]), str(kept["digest"]), str(kept["message"]))
-                outcomes[name] = Outcome(*texts)
+                outcomes[name] = Outcome(*texts, float(kept.get("memory", 0.0)))
         return {key: str(text) for key, text in status.items() if key != "lessons"}, outcomes
     except FileNotFoundError:
         return {}, {}
@@ -255,8 +258,14 @@ def show_status(name: str | None = None, root: Path = ROOT) -> str:
         pass  # it is running
     lines = [f"{seen_from(root, folder)}: {about.get('state', 'done')}, written {about.get('written', 'long ago')}"]
     for lesson, outcome in outcomes.items():
-        lines.append(f"{lesson:<20} {outcome.state:<8} {outcome.seconds / 60:5.1f} min  {outcome.message}")
+        lines.append(in_one_line(lesson, outcome))
     return "\n".join(lines)
+
+
+def in_one_line(name: str, outcome: Outcome) -> str:
+    """Return what became of a lesson as a line of a table."""
+    figures = f"{outcome.seconds / 60:5.1f} min {outcome.memory:5.1f} GB" if outcome.seconds else ""
+    return f"{name:<20} {outcome.state:<8} {figures}  {outcome.message}".rstrip()
 
 
 def describe_machine() -> dict[str, str]:
@@ -323,7 +332,7 @@ def execute(lesson: Lesson, values: Mapping[str, Any], digest: str, record: Reco
             state, message = "stopped", watch.place
         except Exception as error:  # whatever stops one lesson, the others still run
             state, message = "failed", describe_failure(error, watch.place)
-    outcome = Outcome(state, seconds(), digest, message)
+    outcome = Outcome(state, seconds(), digest, message, round(watch.memory, 2))
     try:
         record.pages.write_lesson(executed)
     except (OSError, ValueError) as error:  # no notebook, or half of one

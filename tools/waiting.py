@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tools.lessons import Lesson
 
@@ -28,11 +31,22 @@ def in_words(seconds: float) -> str:
     return f"{number:.0f} second{'s' * (number != 1)}"
 
 
+def memory_of_kernels() -> float:
+    """Return the GB that the processes started from this one have for themselves: on Linux without mapped files."""
+    held = 0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error, OSError):  # it has ended
+            status = Path(f"/proc/{child.pid}/status")
+            found = re.search(r"RssAnon:\s*(\d+)", status.read_text()) if status.exists() else None
+            held += 1024 * int(found[1]) if found else child.memory_info().rss
+    return held / 1e9
+
+
 class Watch:
     """While the block runs, a thread shows which cell of a lesson is at work, and how far a training is.
 
     The line on the terminal goes to stderr, unless ``XRAYS_PROGRESS=off``. In a log, which is a stdout that is no
-    terminal, whole lines appear.
+    terminal, whole lines appear. `memory` is the most that the kernel has had, in GB.
 
     Parameters
     ----------
@@ -46,6 +60,7 @@ class Watch:
     def __init__(self, lesson: Lesson, folder: Path, each_minute: Callable[[str], None] = lambda words: None):
         self.lesson, self.note, self.each_minute = lesson, folder / ".training.json", each_minute
         self.cell, self.first_line, self.cell_began, self.ended = 0, "", time.time(), threading.Event()
+        self.memory = 0.0
         self.terminal = sys.stderr.isatty() and os.environ.get("XRAYS_PROGRESS") != "off"
         self.log = not sys.stdout.isatty()
 
@@ -97,6 +112,7 @@ class Watch:
     def _run(self) -> None:
         said = 0
         while not self.ended.wait(1.0):
+            self.memory = max(self.memory, memory_of_kernels())
             passed = time.monotonic() - self.began
             line = f"{self.lesson.name} {int(passed) // 60}:{int(passed) % 60:02}  {self.words()}"
             self._show(line)
