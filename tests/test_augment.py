@@ -8,9 +8,10 @@ from scipy.stats import ks_2samp
 
 from xrayhelpers import augment
 from xrayhelpers._keras import keras, tf
-from xrayhelpers.augment import CROPS, REPORT, Augmentation, training_data
+from xrayhelpers.augment import REPORT, Augmentation, training_data
 
 SIZE = 64
+CROPS = Augmentation(shear=0.0, zoom=0.0, crop=0.5, brightness=0.2, contrast=0.2)
 
 
 def augment_images(images, augmentation=REPORT, seed=0):

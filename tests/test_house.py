@@ -288,6 +288,10 @@ def test_every_public_name_is_used():
             function = isinstance(node, ast.FunctionDef) and is_public(path.stem)
             if node.name not in (outside if function else outside | inside):
                 unused.append(f"{path.stem}.{node.name}")
+        exported = [node for node in tree_of(path).body if ast.unparse(node).startswith("__all__ =")]
+        names = {name for node in exported for name in ast.literal_eval(node.value)}  # constants, too
+        others = set().union(*(identifiers(tree_of(other)) for other in modules() if other != path))
+        unused += [f"{path.stem}.{name}" for name in names - (outside | others) if f"{path.stem}.{name}" not in unused]
     assert not set(unused) ^ set(UNUSED_NAMES), ", ".join(sorted(set(unused) ^ set(UNUSED_NAMES)))
 
 

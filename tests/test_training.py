@@ -21,11 +21,12 @@ import pytest
 from xrayhelpers import augment, models
 from xrayhelpers._keras import keras, tf
 from xrayhelpers._machine import DataWarning, StorageError
-from xrayhelpers.augment import CROPS, REPORT, digest, training_data
+from xrayhelpers.augment import REPORT, Augmentation, digest, training_data
 from xrayhelpers.results import save_model
 from xrayhelpers.training import Resume, keep_features, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
+CROPS = Augmentation(shear=0.0, zoom=0.0, crop=0.5, brightness=0.2, contrast=0.2)
 EarlyStopping, ReduceLROnPlateau = keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau
 
 

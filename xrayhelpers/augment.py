@@ -20,7 +20,7 @@ import numpy as np
 
 from xrayhelpers._keras import tf
 
-__all__ = ["CROPS", "REPORT", "Augmentation", "training_data"]
+__all__ = ["REPORT", "Augmentation", "training_data"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class Augmentation:
 
 Array = np.ndarray
 REPORT = Augmentation()
-CROPS = Augmentation(shear=0.0, zoom=0.0, flip=True, crop=0.5, brightness=0.2, contrast=0.2)
 
 
 def training_data(
@@ -89,7 +88,7 @@ def training_data(
     labels : numpy.ndarray
         (N,) of 0 and 1.
     augmentation : Augmentation or None
-        `REPORT`, `CROPS`, your own, or None for the images as they are.
+        `REPORT`, your own, or None for the images as they are.
     batch_size : int
         Images per batch; the last batch may be smaller.
     seed : int
