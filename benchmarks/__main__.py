@@ -18,6 +18,8 @@ from xrayhelpers.data import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
+COUNTS = (5_000, 20_000, 100_000)
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what decides how fast a processor multiplies
 FIRST_IMAGE = "from xrayhelpers import data; i = data.load_index({folder!r}); data.load_images(i.head(1), 64)"
 
 
@@ -35,6 +37,7 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
         "tensorflow": "import xrayhelpers._keras",
         "doctor": "from xrayhelpers import _doctor; list(_doctor.check_all())",
     }
+    many = {f"{count:,} images": ("many_images", {"folder": folder, "images": count}) for count in COUNTS}
     start = {name: ("start_up", {"code": code}) for name, code in codes.items()}
     whole = {name: ("whole_report", {"folder": folder, "ours": name == "ours"}) for name in ("report", "ours")}
     halves, both = {}, []
@@ -48,6 +51,7 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
         "vgg16": (vgg16, [("all layers", "kept features")]),
         "report": (whole, [("report", "ours")]),
         "precision": (halves, both),
+        "many": (many, []),
         "start-up": (start, []),
     }
 
@@ -108,10 +112,13 @@ def ratios(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
 
 
 def machine() -> str:
-    """Describe the machine without naming it."""
+    """Say when this is, and describe the machine without naming it."""
+    found, now = Path("/proc/cpuinfo"), describe_machine()
+    flags = set(found.read_text().split()).intersection(FLAGS) if found.is_file() else ()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return (
-        f"{describe_machine()['device']}{load}, Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
+        f"{now['started'].split()[0]}, {now['device']} ({', '.join(sorted(flags))}){load}, "
+        f"Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
     )
 
 
@@ -120,7 +127,7 @@ def machine() -> str:
 @click.option("--label", default="phantom", help="Name of the data in the results.")
 @click.option("--images", default=750, help="Training images that are used, at most.")
 @click.option("--repeats", default=3, help="How often each way is run.")
-@click.option("--only", default="epoch,vgg16,report,precision,start-up", help="Sections.")
+@click.option("--only", default="epoch,vgg16,report,precision,many,start-up", help="Sections.")
 def main(data, label, images, repeats, only) -> None:
     """Compare the package with the report's way of working."""
     with tempfile.TemporaryDirectory(prefix="xrays-bench-data-") as scratch:

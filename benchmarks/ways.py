@@ -8,8 +8,10 @@ in the precision that `set_precision` chooses.
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +216,25 @@ def precision(folder: str, network: str, policy: str, seed: int, epochs: int = 5
     alarms, found, _ = roc_curve(truth, scores)
     best = ((1 - alarms + found) / 2).max()
     return figures | {"auc": roc_auc_score(truth, scores), "best_balanced_accuracy": float(best)}
+
+
+def many_images(folder: str, images: int) -> dict:
+    """Index and decode a folder of so many files, copies of those of a smaller one, and do both again."""
+    from xrayhelpers.data import load_images, load_index
+
+    files, figures = sorted(Path(folder).glob("t*/*/*")), {"images": images}
+    with tempfile.TemporaryDirectory() as tree:
+        for number in range(images):
+            file = files[number % len(files)]
+            copy = Path(tree, file.parents[1].name, file.parent.name, f"person{number // 3}_{number}_{file.name}")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        for turn in ("first", "again"):
+            with clock(figures, f"index_{turn}"):
+                index = load_index(tree)
+            with clock(figures, f"decode_{turn}"):
+                load_images(index, 64)
+    return figures
 
 
 def start_up(code: str) -> dict:

@@ -38,6 +38,13 @@ def test_the_whole_report_is_the_same_work_both_ways(phantom_root, tmp_path, cac
         assert figures["all_seconds"] == pytest.approx(sum(figures[f"{part}_seconds"] for part in parts - {"all"}))
 
 
+def test_many_images_are_copies_of_a_few(phantom_root, cache):
+    figures = ways.many_images(str(phantom_root), 150)
+    steps = {f"{step}_{turn}" for step in ("index", "decode") for turn in ("first", "again")}
+    assert set(figures) == {"images"} | {f"{step}_{kind}" for step in steps for kind in ("seconds", "cpu_seconds")}
+    assert figures["images"] == 150
+
+
 @pytest.mark.slow
 def test_command_writes_tables_without_a_path(phantom_root, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "RESULTS", tmp_path / "results")

@@ -510,7 +510,7 @@ def test_command_line_shows_one_paragraph_and_its_status(root, monkeypatch):
     monkeypatch.setattr(runner, "run_lessons", functools.partial(runner.run_lessons, root=root))
     tiny = ["--data", "phantom:train=4,test=4,val=2"]
     for words, status, said in [
-        ([], 0, "No lesson has left a result.\n\nLook at "),
+        ([], 0, "No lesson of this run has scored a model.\n\nLook at "),
         (["-p", "epochs=9"], 1, "AssertionError: too long"),
         (["-p", "epochs"], 2, "is not of the form name=value"),
         (["--only", "7"], 1, "Error: There is no lesson 07."),

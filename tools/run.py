@@ -99,7 +99,7 @@ def main(data, classes, only, parameters, name, force, status, sweep, workers, s
         table = collect_results(finished.folder)
         page = seen_from(Path.cwd(), finished.folder / "index.html")
     shown = None if table is None else table.drop(columns=ON_PAGE).to_string(index=False)
-    click.echo(f"\n{shown or 'No lesson has left a result.'}")
+    click.echo(f"\n{shown or 'No lesson of this run has scored a model.'}")
     click.echo(f"\nLook at {shlex.quote(page)} (runs/latest points there).")
     if not finished.complete:
         raise click.ClickException(f"Not all lessons are complete: see above. {how_to_continue()}")
