@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from tools import run
 from xrayhelpers import _doctor
 from xrayhelpers.__main__ import main
+from xrayhelpers.data import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +22,7 @@ def call(*words):
 
 def test_help_is_there_and_nothing_of_it_is_cut_off():
     ours = [(main, [*path]) for path in paths_of(main)]
-    assert len(ours) == 9
+    assert len(ours) == 8
     for command, words in [*ours, (run.main, [])]:
         result = CliRunner().invoke(command, [*words, "--help"], terminal_width=80)
         assert result.exit_code == 0
@@ -43,12 +44,13 @@ def test_help_answers_without_loading_anything_heavy():
     assert not {"tensorflow", "papermill", "pandas", "matplotlib", "cv2"} & set(out.stdout.split())
 
 
-def test_mistakes_get_one_paragraph(cache):
+def test_mistakes_get_one_paragraph(cache, monkeypatch):
+    monkeypatch.setenv("XRAYS_CLASSES", "")  # the command sets it
     for words, text in {
         ("fetch", "folder", "/no/such/folder"): "does not exist",
         ("fetch", "folder", str(ROOT / "docs")): "No train/ and test/ in",
-        ("fetch", "phantom", "--train", "1"): "train=1",
-        ("fetch", "phantom", "--train", "many"): "not a valid integer",
+        ("fetch", "folder", "phantom:train=1"): "train=1",
+        ("fetch", "folder", str(ROOT), "--classes", "ill"): "do not give label 0",
         ("run",): "No such command",
     }.items():
         result = call(*words)
@@ -58,11 +60,8 @@ def test_mistakes_get_one_paragraph(cache):
         assert isinstance(result.exception, SystemExit)
 
 
-def test_fetch_phantom_look_at_it_and_clear_it(cache):
-    drawn = call("fetch", "phantom", "--train", "6", "--test", "4", "--val", "2", "--seed", "5")
-    assert drawn.exit_code == 0, drawn.output
-    assert 'DATA="phantom:train=6,test=4,val=2,seed=5"' in drawn.output
-    looked = call("fetch", "folder", drawn.output.splitlines()[0])
+def test_look_at_a_folder_and_clear_the_cache(cache):
+    looked = call("fetch", "folder", str(open_data("phantom:train=6,test=4,val=2,seed=5").folder))
     assert looked.exit_code == 0
     assert "12 images" in looked.output
     assert "phantom" in call("cache", "list").output

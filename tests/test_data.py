@@ -654,6 +654,12 @@ def test_trees_as_people_have_them(tmp_path):
         (root / split / "NORMAL").rename(tmp_path / split)
         (root / split / "NORMAL").symlink_to(tmp_path / split)
     assert counts(load_index(root)) == [16, 16, 0]
+    root = filled(tmp_path / "beside", ("training_set", "test_set", "dev"))
+    with pytest.warns(DataWarning, match="dev/ beside train and test is left out"):
+        assert counts(load_index(root)) == [16, 16, 0]
+    (root / "dev" / "NORMAL").rename(root / "test_set" / "PNEUMONIA" / "NORMAL")
+    with pytest.raises(DataError, match="test_set/PNEUMONIA/NORMAL/ is both"):
+        load_index(root)
     root = filled(tmp_path / "class first", ("NORMAL", "PNEUMONIA"), ("train", "test"))
     assert load_index(root).groupby(["split", "label"]).size().to_dict() == expected
 
@@ -718,6 +724,10 @@ def test_a_table_instead_of_folders(tmp_path):
         "": "cannot be read as a table",
         "path,label\nnot there.png,0\nimages/001.png,1\n": "not there.png: No such file",
         "path,label\n../../x,0\nimages/001.png,1\n": "x: No such file",
+        "path,label\nimages/000.png,0\n.\\images\\000.png,1\n": "line 3: .\\images\\000.png, 1",
+        "path\tlabel\n\n images/000.png \t2\n": "line 3: images/000.png, 2",
+        "path,label\nimages/000.png,2,\n": "line 2: images/000.png, 2",
+        "path,label\n": "holds no readable image",
     }
     for text, words in wrong.items():
         file.write_text(text)
@@ -926,7 +936,7 @@ def test_few_images_make_small_parts_or_an_error_in_words(tmp_path):
         for protocol in ("report", "patient") if n > 2 else ("report",):
             split = split_index(index, protocol)
             if too_few:
-                with pytest.raises(DataError, match=r"no image for test: 4 images are too few to be split"):
+                with pytest.raises(DataError, match=r"for test: 4 images of 4 patients are too few to be"):
                     data.load_parts(split, 16)
             else:
                 assert min(len(labels) for labels in data.load_parts(split, 16)[1].values()) > 0

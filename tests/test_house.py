@@ -411,6 +411,8 @@ def test_what_is_stored_is_clean():
             assert output.get("name") != "stderr", where
             found = re.search(r"Warning:|Traceback", output_text(output)) or MACHINE.search(output_text(output))
             assert not found, (where, found)
+            # Its counts of iterations differ from processor to processor.
+            assert "sk-top-container" not in output_text(output), f"{where} shows a fitted model of scikit-learn"
         for cell in document.cells:
             assert not MACHINE.search(cell.source), (path.stem, MACHINE.search(cell.source))
             assert "execution" not in cell.metadata, f"{path.stem}: times are stored; make refresh"

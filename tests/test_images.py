@@ -250,6 +250,29 @@ def test_dicom(tmp_path):
             inspect(dicom(tmp_path / "a.dcm", byte, bits=8, **tags))
 
 
+def test_a_damaged_jpeg_inside_dicom(tmp_path):
+    pydicom, save = pytest.importorskip("pydicom"), io.BytesIO()
+    Image.fromarray(film()).save(save, "JPEG")
+    half, path = len(save.getvalue()) // 2, dicom(tmp_path / "a.dcm", film(), bits=8)
+    for content, reason in {save.getvalue(): "", save.getvalue()[:half] + b"\xff\xd9": "premature end"}.items():
+        data = pydicom.dcmread(path)
+        data.PixelData = pydicom.encaps.encapsulate([content])
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        data.save_as(path)
+        if reason:
+            with pytest.raises(UnreadableError, match=reason):
+                inspect(path)
+        else:
+            assert inspect(path)["damage"] == ""
+
+
+def test_a_large_mark_says_nothing_of_the_depth(tmp_path):
+    values = film().astype(np.uint16) * 16
+    values[:20, :30] = 65535
+    assert inspect(png16(tmp_path / "a.png", values))["mode"] == "I;12"
+
+
 def test_what_is_refused_says_its_name_and_why(tmp_path):
     path = tmp_path / "IM-0001.jpeg"
     path.write_bytes(b"no image")
@@ -368,6 +391,17 @@ def test_no_kind_of_jpeg_is_accused(tmp_path):
                     warnings.simplefilter("ignore")
                     image.save(path, **way)
                 assert inspect(path)["damage"] == "", (way, image.mode)
+
+
+def test_subsampled_inks_are_not_accused(tmp_path):
+    """Pillow subsamples four inks in ways that simplejpeg does not know; Pillow itself finds an end that is missing."""
+    path = tmp_path / "a.jpeg"
+    for way in ({"subsampling": 1}, {"subsampling": 2}, {"subsampling": 2, "progressive": True}):
+        Image.fromarray(film()).convert("CMYK").save(path, **way)
+        assert inspect(path)["damage"] == "", way
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(UnreadableError, match="truncated"):
+            inspect(path)
 
 
 def test_drift_is_heard(tmp_path):

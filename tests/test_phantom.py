@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from xrayhelpers import _phantom
+from xrayhelpers._machine import StorageError
 from xrayhelpers._phantom import NOTHING_PLANTED, Traps, draw_case, lesion_mask, phantom_folder, plan_cases
 
 OFFICIAL = re.compile(
@@ -22,7 +23,9 @@ OFFICIAL = re.compile(
 
 
 def draw(cache: Path, **keywords) -> Path:
-    return phantom_folder(cache=cache, progress=False, **keywords)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XRAYS_CACHE", str(cache))
+        return phantom_folder(**keywords)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -211,13 +214,16 @@ def test_nothing_half_done_is_left(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             draw(tmp_path, train=6, test=4, val=0)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    with pytest.raises(StorageError, match="XRAYS_CACHE name another folder"):
+        draw(Path(__file__) / "no folder", train=6, test=4, val=0)
     (tmp_path / f"phantom-{_phantom.VERSION}-train6-test4-val0-seed0.partial" / "x").mkdir(parents=True)  # a killed run
     assert len(contents(draw(tmp_path, train=6, test=4, val=0))) == 10
 
 
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XRAYS_CACHE", str(tmp_path))
     context = multiprocessing.get_context("spawn")
-    how = {"cache": tmp_path, "train": 30, "test": 4, "val": 0, "progress": False}
+    how = {"train": 30, "test": 4, "val": 0}
     both = [context.Process(target=phantom_folder, kwargs=how) for _ in range(2)]
     for process in both:
         process.start()

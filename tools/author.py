@@ -162,8 +162,8 @@ def exercises(path: Path) -> list[NotebookNode]:
     cells = [c for c in nbformat.read(path, as_version=4).cells[1:] if c.id != f"{number}-install"]
     cells = [c for c in cells if "standalone" not in c.metadata.get("tags", [])]
     text = (
-        "## Exercises\n\nPut your answer in the place of `None` and run the cell, then the check below it. The check "
-        f"says what is missing. [Solutions](solutions/{path.name}) are there for afterwards."
+        "## Exercises\n\nReplace `None` with your answer and run the cell, then the check below it. The check "
+        f"says what is missing. [Solutions](solutions/{path.name}) are there for later."
     )
     made = [new_markdown_cell(text, id=f"{number}-exercises")]
     if "shared" in cells[0].metadata.get("tags", []):

@@ -1,8 +1,8 @@
-"""Run the stored lessons as other processors compute them, on three phantoms: `make test-processors`.
+"""Run the stored lessons and solutions as other processors compute them, on three phantoms: `make test-processors`.
 
 Another instruction set, or another number of threads, adds up in another order, so that a trained network differs a
 little. For each setting nbval runs the lessons on the stored phantom (seed 0) and compares their outputs, and on
-phantoms of other seeds it runs them and looks for errors only. One line per lesson, setting and seed; it ends with
+phantoms of other seeds it runs them and looks for errors only. One line per notebook, setting and seed; it ends with
 status 1 if one of them is red.
 """
 
@@ -45,16 +45,21 @@ def run(paths: list[Path], setting: str, seed: int) -> dict[str, str]:
         cases = list(ElementTree.parse(report).iter("testcase"))
     said = {}
     for path in paths:
-        own = [case for case in cases if path.stem in case.get("classname", "")]
+        own = [case for case in cases if named(path) in case.get("classname", "")]
         wrong = [f"{case.get('name')}: {problem.get('message') or problem.text}" for case in own for problem in case]
         first = re.sub(r"(#x1B|\x1b)\[\d+m", "", wrong[0]) if wrong else ""  # nbval's colors
-        said[path.stem] = first if own else "no cell was run"
+        said[named(path)] = first if own else "no cell was run"
     return said
+
+
+def named(path: Path) -> str:
+    """Return a notebook's path from the root, without its ending: a lesson and its solutions share their name."""
+    return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
 
 
 def main(only: list[str], settings: list[str], seeds: list[int]) -> bool:
     """Run everything that was asked for and print one line each; return whether all was green."""
-    paths = sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
+    paths = sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) + sorted(ROOT.glob("notebooks/solutions/*.ipynb"))
     paths = [path for path in paths if not only or {path.stem, path.stem[:2]} & set(only)]
     green = bool(paths)
     for setting in settings:
@@ -62,7 +67,7 @@ def main(only: list[str], settings: list[str], seeds: list[int]) -> bool:
             started = time.monotonic()
             for name, wrong in run(paths, setting, seed).items():
                 state = f"RED    {' '.join(wrong.split())[:200]}" if wrong else "green"
-                print(f"{setting:<12} seed {seed}  {name:<18} {state}", flush=True)
+                print(f"{setting:<12} seed {seed}  {name:<38} {state}", flush=True)
                 green = green and not wrong
             print(f"{setting:<12} seed {seed}  {(time.monotonic() - started) / 60:.1f} min", flush=True)
     return green

@@ -39,7 +39,7 @@ def main() -> None:
 
 @main.group()
 def fetch() -> None:
-    """Bring images here: from Kaggle, from a folder, or drawn."""
+    """Bring the real images here, or look at a folder of your own."""
 
 
 @fetch.command("kaggle")
@@ -63,28 +63,13 @@ def fetch_folder(path: str, classes: str) -> None:
     click.echo(f"{source}\nUse it: python tools/run.py {shlex.join(words)}, or data = {path!r} in a notebook.")
 
 
-@fetch.command("phantom")
-@click.option("--train", default=400, show_default=True, help="Number of training images.")
-@click.option("--test", default=160, show_default=True, help="Number of test images.")
-@click.option("--val", default=16, show_default=True, help="Number of images in the val folder.")
-@click.option("--seed", default=0, show_default=True, help="Another seed draws other images.")
-def fetch_phantom(train: int, test: int, val: int, seed: int) -> None:
-    """Draw the embedded data, in any size."""
-    data = f"phantom:train={train},test={test},val={val},seed={seed}"
-    from xrayhelpers.data import open_data
-
-    source = open_data(data)
-    click.echo(f'{source.folder}\nUse it: make run DATA="{data}", or data = "{data}" in a notebook.')
-
-
 @main.command()
 def doctor() -> None:
     """Check versions, device, data, weights and disk; say what to fix."""
     from xrayhelpers._doctor import check_all
 
     for check in check_all():
-        advice = f"  -> {check.advice}" if check.advice else ""
-        click.echo(f"{check.name:<14} {check.found}{advice}")
+        click.echo(f"{check.name:<14} {check.found}" + f"  -> {check.advice}" * bool(check.advice))
 
 
 @main.group()

@@ -41,10 +41,7 @@ def check_all() -> Iterator[Check]:
             yield Check(package, version(package))
         except PackageNotFoundError:
             yield Check(package, "not installed", INSTALL)
-    free, advice = (
-        psutil.virtual_memory().available,
-        "close other programs, or set image_size = 48 in lessons 05, 06",
-    )
+    free, advice = psutil.virtual_memory().available, "close other programs, or set image_size = 48 in lessons 05, 06"
     yield Check("memory", f"{free / 1e9:.1f} GB free", "" if free > LEAST_MEMORY else advice)
     advice = "make room, or let XRAYS_CACHE name a folder on a larger disk"
     for name, folder in (("disk, here", Path.cwd()), ("disk, cache", cache_folder())):

@@ -347,9 +347,8 @@ def _write(case: Case, file: Path) -> None:
     Image.fromarray(draw_case(case)[0]).save(file, "JPEG", quality=quality)
 
 
-def phantom_folder(train: int = 400, test: int = 160, val: int = 16, seed: int = 0, *,
-                   cache: Path | None = None, progress: bool = True, **traps) -> Path:  # fmt: skip
-    """Return the `chest_xray` folder of a phantom; it is drawn once and found again after that.
+def phantom_folder(train: int = 400, test: int = 160, val: int = 16, seed: int = 0, **traps) -> Path:
+    """Return the `chest_xray` folder of a phantom, in the cache folder; it is drawn once and found again after that.
 
     Parameters
     ----------
@@ -357,10 +356,6 @@ def phantom_folder(train: int = 400, test: int = 160, val: int = 16, seed: int =
         Images in each split: at least 2 in train and test, so that both classes are there; val may be 0.
     seed : int, >= 0
         One seed, one data set, byte for byte.
-    cache : Path, optional
-        Folder to keep it in; default `_machine.cache_folder()`.
-    progress : bool
-        Show a progress bar on stderr.
     **traps
         Keywords of :class:`Traps`, such as `contrast=0.5` or `quality_shortcut=False`.
 
@@ -373,23 +368,24 @@ def phantom_folder(train: int = 400, test: int = 160, val: int = 16, seed: int =
     ------
     ValueError
         For an unknown keyword or a value out of its range.
-    OSError
+    StorageError
         When the disk is full or must not be written; nothing half done is left.
     """
     sizes = {"train": train, "test": test, "val": val, "seed": seed}
     planted = _checked(sizes, traps)
     name = f"phantom-{VERSION}-train{train}-test{test}-val{val}-seed{seed}"
     name += "".join(f"-{key}{value:g}" for key, value in asdict(planted).items() if value != getattr(Traps(), key))
-    folder = Path(cache or _machine.cache_folder()) / name
+    folder = _machine.cache_folder() / name
     if not _complete(folder, train + test + val):  # asked before the lock: a read-only cache may be read
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # a second process waits here and then finds the folder
-            if not _complete(folder, train + test + val):
-                _draw_folder(folder, sizes, planted, progress)
+        with _machine.storing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):  # a second process waits here and then finds the folder
+                if not _complete(folder, train + test + val):
+                    _draw_folder(folder, sizes, planted)
     return folder / "chest_xray"
 
 
-def _draw_folder(folder: Path, sizes: dict[str, int], planted: Traps, progress: bool) -> None:
+def _draw_folder(folder: Path, sizes: dict[str, int], planted: Traps) -> None:
     """Draw all images beside `folder` and move them there when the last one is written."""
     cases, partial = plan_cases(*sizes.values(), planted), folder.with_name(f"{folder.name}.partial")
     for leftover in (folder, partial):
@@ -397,7 +393,7 @@ def _draw_folder(folder: Path, sizes: dict[str, int], planted: Traps, progress: 
     try:
         with ThreadPoolExecutor(min(4, _machine.cores())) as pool:  # NumPy and OpenCV let threads run side by side
             drawn = pool.map(lambda case: _write(case, partial / "chest_xray" / case.name), cases)
-            list(_machine.progress(drawn, total=len(cases), desc="drawing", unit="image") if progress else drawn)
+            list(_machine.progress(drawn, total=len(cases), desc="drawing", unit="image"))
         (partial / "phantom.json").write_text(json.dumps({"version": VERSION, **sizes, "traps": asdict(planted)}))
         partial.replace(folder)
     finally:

@@ -28,12 +28,12 @@ import pandas as pd
 from PIL import Image
 
 from xrayhelpers._images import IMAGE_SUFFIXES, read_image
-from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning, default_data, resolve, setting
+from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning, StorageError, default_data, resolve, setting
 from xrayhelpers._store import load_images, look_at
 
 SPLITS = ("train", "test", "val")  # the folders
-SPLIT_NAMES = {name: name for name in SPLITS}
-SPLIT_NAMES |= {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
+SPLIT_NAMES = {"training": "train", "testing": "test", "valid": "val", "validation": "val"} | {s: s for s in SPLITS}
+SPLIT_NAMES |= {f"{name}{end}": split for name, split in SPLIT_NAMES.items() for end in ("_set", " set", "_images")}
 PARTS = ("train", "validation", "test")  # what `split_index` makes of them
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 COLUMNS = ("path", "name", "split", "label", "patient", "cause", "width", "height", "mode", "bytes")
@@ -109,9 +109,8 @@ class DataSource:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         for name in CLASSES:
             (folder / name).mkdir()
-        for number, (image, person) in enumerate(
-            zip(train.itertuples(), pd.factorize(train["patient"])[0], strict=True)
-        ):
+        people = pd.factorize(train["patient"])[0]
+        for number, (image, person) in enumerate(zip(train.itertuples(), people, strict=True)):
             copy = Image.fromarray(read_image(image.path, mode=image.mode))
             copy.save(folder / list(CLASSES)[image.label] / f"person{person}_{number:04d}.jpeg", quality=95)
         return folder
@@ -141,10 +140,10 @@ def open_data(data: str | Path = "auto", classes: str = "") -> DataSource:
     """
     if classes:
         os.environ["XRAYS_CLASSES"] = classes
-    wish = default_data() if str(data).strip() == "auto" else str(data).strip()
+    names, wish = _read_classes(), default_data() if str(data).strip() == "auto" else str(data).strip()
     if wish.partition(":")[0] == "phantom":
         return _open_phantom(wish.partition(":")[2])
-    folder = _find_tree(wish, _read_classes())
+    folder = _find_tree(wish, names)
     return DataSource("folder", folder, KAGGLE, _describe_folder(folder, KAGGLE))
 
 
@@ -201,7 +200,7 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
     if part and sum(_plain(p.name) in SPLIT_NAMES for p in _folders(path.parent)) > 1:
         raise DataNotFoundError(f"{path} is a part of a data set. Give the folder above it: {path.parent}")
     if len(found) > 1:
-        names = ", ".join(map(str, found))
+        names = ", ".join(map(str, found[:8]))
         raise DataNotFoundError(f"There are {len(found)} data sets in {path}: {names}. Which one? Give its path.")
     if not found:
         names = ", ".join(p.name + "/" for p in _folders(path)[:8]) or "no folder at all"
@@ -229,10 +228,11 @@ def _open_phantom(options: str) -> DataSource:
         if unknown := set(pairs) - set(known):
             raise ValueError(f"{', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
         folder = phantom_folder(**{name: ast.literal_eval(value) for name, value in pairs.items()})
+    except StorageError:
+        raise
     except (TypeError, ValueError, SyntaxError) as error:
-        raise DataError(
-            f"phantom:{options} cannot be read ({error}). Type for example {_typed('phantom:train=60,test=30,seed=1')}."
-        ) from error
+        text = f"phantom:{options} cannot be read ({error}). Type for example"
+        raise DataError(f"{text} {_typed('phantom:train=60,test=30,seed=1')}.") from error
     note = f"{_describe_folder(folder)}, drawn; its numbers teach the method and say nothing about medicine"
     return DataSource("phantom", folder, None, note)
 
@@ -289,11 +289,13 @@ def load_index(
         first = "; ".join([f"{name}: {reason}" for name, reason in odd.items()][:5] + ["..."] * (len(odd) > 5))
         text = f"{len(odd)} of {len(files)} files are unreadable or damaged ({first})"
         if wish == "error" or (wish != "leave out" and (~keep).mean() > MOST_UNREADABLE):
-            text += f". Without a word of yours at most {MOST_UNREADABLE:.0%} are left out: fetch them again, or choose"
+            text += f". Without a word of yours at most {MOST_UNREADABLE:.0%} are left out: mend or convert, or choose"
             raise DataError(f'{text} load_index(folder, on_damage="leave out"), or XRAYS_ON_DAMAGE="leave out".')
         _warn(f"{text}. {'They' if len(odd) == (~keep).sum() else (~keep).sum()} are left out; see index.attrs.")
     seen = pd.DataFrame([fact for fact, of in zip(facts, keep, strict=True) if of], files.index[keep], COLUMNS[-4:])
     index = files[keep].join(seen).sort_values("name", ignore_index=True)
+    if index.empty:
+        raise DataError(f"{root} holds no readable image. Put some there, or give {_labels()}.")
     said = index["cause"].mask(index["cause"] == "", index["name"].str.lower().str.extract(f"({CAUSE.pattern})")[0])
     index["cause"] = said.fillna("unknown").mask(index["label"] == 0, "normal")
     index["patient"] = _read_patients(index)
@@ -327,8 +329,14 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
         place, real = Path(folder).relative_to(root), os.path.realpath(folder)
         parts = [_plain(part) for part in place.parts]
         divided |= not parts and any(_plain(name) in SPLIT_NAMES for name in inside)
-        known = real not in seen and not (divided and parts and parts[0] not in SPLIT_NAMES)
+        outside = divided and parts and parts[0] not in SPLIT_NAMES
+        known = real not in seen and not outside
         seen.add(real)  # a link to a folder above, and what stands beside train and test, are passed over
+        if outside and {*parts, *map(_plain, inside)} & {*classes}:
+            _warn(f"{place}/ beside train and test is left out. To use it, name it {' or '.join(SPLITS)}.")
+        for names in (SPLIT_NAMES, classes):
+            if found and len({names[part] for part in parts if part in names}) > 1:
+                raise DataError(f"{place}/ is both {' and '.join(p for p in parts if p in names)}. Move it elsewhere.")
         inside[:] = [name for name in inside if known and not LITTER.fullmatch(name)]
         found = [name for name in found if known and not LITTER.fullmatch(name)]
         split = next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), "train")
@@ -353,18 +361,21 @@ def _read_table(file: Path, classes: dict[str, int]) -> pd.DataFrame:
     """Read `index.csv`; see `_list_files` for the columns."""
     try:
         text = file.read_text("utf-8-sig").replace("\0", "")
-        sep = ";" if ";" in text.partition("\n")[0] else ","
-        table = pd.read_csv(io.StringIO(text), sep=sep, dtype=str, keep_default_na=False).rename(columns=_plain)
+        how = {"sep": max(",;\t", key=text.partition("\n")[0].count), "index_col": False, "skip_blank_lines": False}
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).rename(columns=_plain)
         table = table[["path", "label"]].join(table.reindex(columns=["split", "patient", "cause"], fill_value=""))
+        table = table.map(str.strip)[(table != "").any(axis=1)]
+        paths = [file.parent / path.replace("\\", "/") for path in table["path"]]
+        names = [Path(os.path.relpath(path, file.parent)).as_posix() for path in paths]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{file} cannot be read as a table with columns path and label ({error}).") from error
+        text = f"{file} cannot be read as a table with columns path and label ({error})"
+        raise DataError(f"{text}. Save it as CSV UTF-8, as in docs/own-data.md.") from error
     labels = table["label"].map(lambda label: {"0": 0, "1": 1, **classes}.get(_plain(label)))
     splits = table["split"].map(lambda split: SPLIT_NAMES.get(_plain(split) or "train"))
-    for line in table.index[labels.isna() | splits.isna() | table["path"].duplicated()]:
+    for line in table.index[labels.isna() | splits.isna() | pd.Index(names).duplicated()]:
         text = f"each path once; label 0, 1 or one of {', '.join(classes)}; split {', '.join(SPLITS)} or empty"
         raise DataError(f"{TABLE}, line {line + 2}: {', '.join(table.loc[line])}. Expected {text}.")
-    table = table.assign(name=table["path"].str.replace("\\", "/"), label=labels, split=splits)
-    return table.assign(path=[str(file.parent / name) for name in table["name"]])[list(COLUMNS[:6])]
+    return table.assign(label=labels, split=splits, name=names, path=[*map(str, paths)])[list(COLUMNS[:6])]
 
 
 def _read_patients(index: pd.DataFrame) -> pd.Series:
@@ -521,7 +532,8 @@ def load_parts(
     if "part" not in index:
         raise DataError("The index has no column part. Split it first: index = split_index(index).")
     parts = {part: index[index["part"] == part] for part in PARTS}
-    for part in [part for part, rows in parts.items() if rows.empty]:
-        raise DataError(f"There is no image for {part}: {len(index)} images are too few to be split. Give more.")
+    for part, label in ((part, label) for part in parts for label in (0, 1) if label not in {*parts[part]["label"]}):
+        text = f"{len(index)} images of {index['patient'].nunique()} patients are too few to be split. Give more."
+        raise DataError(f"There is no image of label {label} for {part}: {text}")
     images = {part: load_images(rows, size, interpolation=interpolation) for part, rows in parts.items()}
     return images, {part: rows["label"].to_numpy(np.int64) for part, rows in parts.items()}
