@@ -85,7 +85,7 @@ def test_environment_is_made_once(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_processors_tell_red_from_green(tmp_path):
-    """Stored outputs are compared on the stored phantom; on others only errors count. One line per lesson."""
+    """Stored outputs are compared on the stored phantom; on others only errors count. One line per notebook."""
     code, output = nbformat.v4.new_code_cell, nbformat.v4.new_output
     cells = {
         "01_same": code(
@@ -93,9 +93,10 @@ def test_processors_tell_red_from_green(tmp_path):
         ),
         "02_differs": code("print(5)", outputs=[output("stream", text="6\n")]),
         "03_error": code("import os\nassert os.environ['XRAYS_DATA'] == 'phantom'"),
+        "solutions/01_same": code("print(5)", outputs=[output("stream", text="6\n")]),
     }
-    for folder in ("tools", "tests", "notebooks"):
-        (tmp_path / folder).mkdir()
+    for folder in ("tools", "tests", "notebooks/solutions"):
+        (tmp_path / folder).mkdir(parents=True)
     for name in ("tools/processors.py", "tests/conftest.py", "tests/sanitize.cfg"):
         shutil.copy(ROOT / name, tmp_path / name)
     for name, cell in cells.items():
@@ -105,6 +106,7 @@ def test_processors_tell_red_from_green(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XRAYS", "PYTEST"))}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     states = [line.split()[3:5] for line in done.stdout.splitlines() if " min" not in line]
-    wanted = ["green", "RED", "green", "green", "green", "RED"]
-    assert states == [[name, state] for name, state in zip([*cells, *cells], wanted, strict=True)], done.stdout
+    names = [f"notebooks.{name.replace('/', '.')}" for name in cells]
+    wanted = ["green", "RED", "green", "RED", "green", "green", "RED", "green"]
+    assert states == [[name, state] for name, state in zip([*names, *names], wanted, strict=True)], done.stdout
     assert done.returncode == 1

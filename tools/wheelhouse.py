@@ -54,7 +54,9 @@ def fill_cache(folder: Path) -> None:
     arrays = dict(zip(_vgg16.ARRAY_NAMES, _vgg16.vgg16_weights().arrays, strict=True))
     write_atomic(folder / "vgg16" / f"imagenet-{_vgg16.VGG16_SHA256[:12]}.npz", partial(np.savez, **arrays))
     environment = os.environ | {"XRAYS_CACHE": str(folder)}
-    subprocess.run([sys.executable, "-m", "xrayhelpers", "fetch", "phantom"], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "xrayhelpers", "fetch", "folder", "phantom"], cwd=ROOT, env=environment, check=True
+    )
 
 
 def finish(folder: Path) -> None:
