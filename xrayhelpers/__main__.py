@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,8 +57,7 @@ def fetch_folder(path: str, classes: str) -> None:
     """Look at a folder of your own and say how to use it."""
     from xrayhelpers.data import open_data
 
-    os.environ.update({"XRAYS_CLASSES": classes} if classes else {})
-    source, words = open_data(path), ["--data", path, *(["--classes", classes] if classes else [])]
+    source, words = open_data(path, classes), ["--data", path, *(["--classes", classes] if classes else [])]
     click.echo(f"{source}\nUse it: python tools/run.py {shlex.join(words)}, or data = {path!r} in a notebook.")
 
 
@@ -69,7 +67,8 @@ def doctor() -> None:
     from xrayhelpers._doctor import check_all
 
     for check in check_all():
-        click.echo(f"{check.name:<14} {check.found}" + f"  -> {check.advice}" * bool(check.advice))
+        advice = f"  -> {check.advice}" if check.advice else ""
+        click.echo(f"{check.name:<14} {check.found}{advice}")
 
 
 @main.group()

@@ -140,10 +140,11 @@ def open_data(data: str | Path = "auto", classes: str = "") -> DataSource:
     """
     if classes:
         os.environ["XRAYS_CLASSES"] = classes
-    names, wish = _read_classes(), default_data() if str(data).strip() == "auto" else str(data).strip()
+    labels = _read_classes()  # wrong ones are refused even where the phantom, which has its own, is opened
+    wish = default_data() if str(data).strip() == "auto" else str(data).strip()
     if wish.partition(":")[0] == "phantom":
         return _open_phantom(wish.partition(":")[2])
-    folder = _find_tree(wish, names)
+    folder = _find_tree(wish, labels)
     return DataSource("folder", folder, KAGGLE, _describe_folder(folder, KAGGLE))
 
 
@@ -528,7 +529,7 @@ def load_parts(
     Raises
     ------
     DataError
-        If the index is not split, or a part holds no image.
+        If the index is not split, or a part holds no image of a class.
     """
     if "part" not in index:
         raise DataError("The index has no column part. Split it first: index = split_index(index).")
