@@ -569,7 +569,7 @@ def test_every_import_is_required_and_every_requirement_is_used():
 
     required = {canonicalize_name(Requirement(line).name) for line in requirement_lines("requirements.txt")}
     homes = packages_distributions() | {"cv2": ["opencv-python", "opencv-python-headless"]}
-    optional = {"pydicom", "distributed"}
+    optional = {"distributed"}
     # What the collection is asked to stand on, used by an import or as a command.
     fixed = {"jupyterlab", "tensorflow", "scikit-learn", "opencv-python", "imutils", "mlxtend", "matplotlib", "seaborn"}
     fixed |= {"kaggle", "papermill", "nbval"}

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
 
 from xrayhelpers import _images
 from xrayhelpers._images import UnreadableError, inspect, read_image, read_resized
@@ -168,9 +170,6 @@ def test_modes(tmp_path):
 
 
 def dicom(path, values, bits=16, photometric="MONOCHROME2", **tags):
-    pydicom = pytest.importorskip("pydicom", reason="pydicom is an optional extra")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.3", "1.2.3.4"
@@ -251,7 +250,7 @@ def test_dicom(tmp_path):
 
 
 def test_a_damaged_jpeg_inside_dicom(tmp_path):
-    pydicom, save = pytest.importorskip("pydicom"), io.BytesIO()
+    save = io.BytesIO()
     Image.fromarray(film()).save(save, "JPEG")
     half, path = len(save.getvalue()) // 2, dicom(tmp_path / "a.dcm", film(), bits=8)
     for content, reason in {save.getvalue(): "", save.getvalue()[:half] + b"\xff\xd9": "premature end"}.items():

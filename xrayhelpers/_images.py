@@ -48,19 +48,20 @@ def inspect(path: str | Path) -> dict:
     if suffix not in (*IMAGE_SUFFIXES, ""):
         raise UnreadableError(f"ends in {suffix}; expected {', '.join(IMAGE_SUFFIXES)}")
     content = _content(path)
-    facts = dict(zip(("width", "height", "mode"), _header(content), strict=True), bytes=len(content), damage="")
+    image, *about = _open(content)
+    facts = dict(zip(("width", "height", "mode"), about, strict=True), bytes=len(content), damage="")
     try:
-        if content[128:132] == b"DICM":
+        if image is None:
             _read_dicom(content)
-        elif content[:2] == b"\xff\xd8":
-            _listen(content, facts["mode"])
-        else:
-            Image.open(io.BytesIO(content)).verify()
+        elif image.format == "PNG":
+            image.verify()
             if facts["mode"].endswith(";16"):
                 facts["mode"] = f"{facts['mode'][:-2]}{_sixteen_bits(content)[1]}"
+        else:
+            _listen(content, image)
     except Exception as error:  # libjpeg's words, Pillow's, or pydicom's
         facts["damage"] = f"damaged: {error}"
-        _decode(content)  # where this fails as well, there is no picture
+        _decode(content, _open(content)[0])  # where this fails as well, there is no picture
     return {**facts, "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -74,39 +75,45 @@ def _content(path: str | Path) -> bytes:
         if not 0 < about.st_size <= MOST_BYTES:
             size = f"{about.st_size:,} bytes; at most {MOST_BYTES:,} expected"
             raise UnreadableError(size if about.st_size else "empty file (0 bytes)")
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except UnicodeEncodeError:
         raise UnreadableError("path is not UTF-8") from None
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
 
 
-def _header(content: bytes) -> tuple[int, int, str]:
-    """Read width, height (upright, pixels) and color mode (Pillow's) of an image without decoding it."""
-    frames, kind, end, scans = 1, "a DICOM series", b"", 1
+def _open(content: bytes) -> tuple[Image.Image | None, int, int, str]:
+    """Open an image without decoding it: Pillow's (None: DICOM), width, height (upright, pixels), mode (Pillow's)."""
+    image, frames, kind, end, scans = None, 1, "a DICOM series", b"", 1
     with _in_words("broken header: "):
         if content[128:132] == b"DICM":
             width, height, mode, frames = _dicom_header(content)
         else:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height, mode = *image.size, image.mode
-                if "exif" in image.info and 5 <= image.getexif().get(ORIENTATION, 1) <= 8:
-                    width, height = height, width
-                if image.format == "PNG":
-                    kind, frames, end = "an animation", getattr(image, "n_frames", 1), b"IEND"
-                    mode = mode if content[24] < 16 else "RGB;16" if content[25] in (2, 6) else "I;16"
-                else:
-                    end, scans = b"\xff\xd9", content.count(b"\xff\xda")
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            width, height, mode = *image.size, image.mode
+            if 5 <= _orientation(image) <= 8:
+                width, height = height, width
+            if image.format == "PNG":
+                kind, frames, end = "an animation", getattr(image, "n_frames", 1), b"IEND"
+                mode = mode if content[24] < 16 else "RGB;16" if content[25] in (2, 6) else "I;16"
+            else:
+                end, scans = b"\xff\xd9", content.count(b"\xff\xda")
     if frames > 1:
         raise UnreadableError(f"{kind} of {frames} frames; one image expected")
     if end not in content[-65536:]:
         raise UnreadableError("truncated: the end of the image is missing")
     if min(width, height) < SMALLEST_SIDE or width * height > MOST_PIXELS:
-        wanted = f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE} and at most {MOST_PIXELS:,} in all expected"
-        raise UnreadableError(f"{width} x {height} pixels; {wanted}")
+        limits = f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE} and at most {MOST_PIXELS:,} in all"
+        raise UnreadableError(f"{width} x {height} pixels; {limits} expected")
     if scans * width * height > MOST_SCANNED:
         raise UnreadableError(f"{scans} scans of {width} x {height} pixels; at most {MOST_SCANNED:,} in all expected")
-    return width, height, mode
+    return image, width, height, mode
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return what EXIF says: 1 is upright, 2 to 8 are mirrored or turned."""
+    return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
 
 
 @contextlib.contextmanager
@@ -122,7 +129,7 @@ def _in_words(before: str) -> Iterator[None]:
         raise UnreadableError(f"{before}{error}") from error
 
 
-def _listen(content: bytes, mode: str) -> None:
+def _listen(content: bytes, image: Image.Image) -> None:
     """Let libjpeg read a whole JPEG; raise ValueError with its first warning, or with what no encoder writes.
 
     A Huffman table holds each of its symbols once. The means of blocks of 8 x 8 pixels lie between black and white:
@@ -137,18 +144,23 @@ def _listen(content: bytes, mode: str) -> None:
             soft[start + 1] = new
         while content[at + 1] == 0xC4 and start < end:
             symbols = content[start + 17 : start + 17 + sum(content[start + 1 : start + 17])]
-            if len(set(symbols)) < len(symbols) or any(symbol & 15 > 11 for symbol in symbols):
+            if not _meaningful(symbols):
                 raise ValueError("a Huffman table has a symbol twice, or one of no meaning")
             start += 17 + len(symbols)
         at = end
-    image = Image.open(io.BytesIO(content))
     if not all(_smooth(tuple(table)) for table in image.quantization.values()):
         raise ValueError("a quantization table has an odd entry")
-    if mode == "CMYK" and image.layer[0][1:3] != image.layer[3][1:3]:
+    if image.mode == "CMYK" and image.layer[0][1:3] != image.layer[3][1:3]:
         return  # a way to subsample that simplejpeg does not know
     means = simplejpeg.decode_jpeg(bytes(soft), "GRAY", min_height=1, min_width=1, min_factor=8)
-    if mode != "CMYK" and np.abs(means - 128.0).max() > 132 * new / old + new / 16 + 1:
+    if image.mode != "CMYK" and np.abs(means - 128.0).max() > 132 * new / old + new / 16 + 1:
         raise ValueError("blocks of pixels are darker than black or brighter than white")
+
+
+@functools.lru_cache
+def _meaningful(symbols: bytes) -> bool:
+    """Whether a Huffman table holds each symbol once, and no value of more than 11 bits."""
+    return len(set(symbols)) == len(symbols) and all(symbol & 15 <= 11 for symbol in symbols)
 
 
 @functools.lru_cache
@@ -210,27 +222,24 @@ def _open_upright(path: str | Path, shrink_to: int | None = None, mode: str = ""
     """Decode one image to an 8-bit Pillow image; `shrink_to` lets a JPEG be decoded at a half, quarter or eighth."""
     try:
         content = _content(path)
-        _header(content)  # what the index refuses (too large, truncated, ...) is refused here as well
-        return _decode(content, shrink_to, mode)
+        return _decode(content, _open(content)[0], shrink_to, mode)
     except UnreadableError as error:
         raise UnreadableError(f"{Path(path).name}: {error}") from error
 
 
-def _decode(content: bytes, shrink_to: int | None = None, mode: str = "") -> Image.Image:
-    """See `_open_upright`."""
+def _decode(content: bytes, image: Image.Image | None, shrink_to: int | None = None, mode: str = "") -> Image.Image:
+    """Decode what `_open` has opened."""
     with _in_words("cannot be decoded: "):
-        if content[128:132] == b"DICM":
+        if image is None:
             return Image.fromarray(_read_dicom(content))
-        if content[:4] == b"\x89PNG" and content[24] == 16:
+        if image.format == "PNG" and content[24] == 16:
             values, bits = _sixteen_bits(content)
             values >>= int(mode.partition(";")[2] or bits) - 8
             return Image.fromarray(values.clip(0, 255).astype(np.uint8))
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if shrink_to is not None:
-                image.draft(None, (shrink_to, shrink_to))
-            image.load()
-            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1
-            return ImageOps.exif_transpose(image) if turned else image
+        if shrink_to is not None:
+            image.draft(None, (shrink_to, shrink_to))
+        image.load()
+        return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
 
 
 def _sixteen_bits(content: bytes) -> tuple[np.ndarray, int]:
@@ -245,10 +254,8 @@ def _sixteen_bits(content: bytes) -> tuple[np.ndarray, int]:
 
 
 def _dicom_header(content: bytes) -> tuple[int, int, str, int]:
-    try:
-        import pydicom
-    except ImportError:
-        raise UnreadableError("a DICOM file: pip install pydicom") from None
+    import pydicom  # here, because it takes a quarter of a second to load and few need it
+
     header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
     mode = "RGB" if header.SamplesPerPixel == 3 else "L" if header.BitsAllocated == 8 else "I"
     return int(header.Columns), int(header.Rows), mode, int(header.get("NumberOfFrames") or 1)
@@ -270,7 +277,8 @@ def _read_dicom(content: bytes) -> np.ndarray:
     if not (kind and bits) or (kind, shape) == ("MONOCHROME1", "IDENTITY"):  # the latter says bone is black, and white
         raise UnreadableError(f"DICOM of unknown depth or polarity: BitsStored {bits}, {kind}, LUT shape {shape}")
     if data.file_meta.TransferSyntaxUID == pydicom.uid.JPEGBaseline8Bit:
-        _listen(pydicom.encaps.get_frame(data.PixelData, 0, number_of_frames=1), "L")
+        frame = pydicom.encaps.get_frame(data.PixelData, 0, number_of_frames=1)
+        _listen(frame, Image.open(io.BytesIO(frame)))
     raw = data.pixel_array
     if kind == "PALETTE COLOR":
         raw = apply_color_lut(raw, data)[..., :3]

@@ -153,11 +153,10 @@ def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> 
             yield images
             bar.update(len(images))
     if broken:
-        broken.sort()
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in broken[:5])
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in sorted(broken)[:5])
         raise DataError(
             f"{len(broken)} of {len(index)} images cannot be decoded: {reasons}. Fetch them again, or leave them out: "
-            f'index = index[~index["name"].isin({[name for name, _ in broken]})]'
+            f'index = index[~index["name"].isin({sorted(name for name, _ in broken)})]'
         )
 
 

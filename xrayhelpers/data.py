@@ -336,17 +336,17 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
         seen.add(real)  # a link to a folder above, and what stands beside train and test, are passed over
         if outside and {*parts, *map(_plain, inside)} & {*classes}:
             _warn(f"{place}/ beside train and test is left out. To use it, name it {' or '.join(SPLITS)}.")
-        for names in (SPLIT_NAMES, classes):
-            if found and len({names[part] for part in parts if part in names}) > 1:
-                raise DataError(f"{place}/ is both {' and '.join(p for p in parts if p in names)}. Move it elsewhere.")
+        splits, labels = ([part for part in parts if part in names] for names in (SPLIT_NAMES, classes))
+        for said, names in ((splits, SPLIT_NAMES), (labels, classes)):
+            if found and len({names[part] for part in said}) > 1:
+                raise DataError(f"{place}/ is both {' and '.join(said)}. Move it elsewhere.")
         inside[:] = [name for name in inside if known and not LITTER.fullmatch(name)]
         found = [name for name in found if known and not LITTER.fullmatch(name)]
-        split = next((SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES), "train")
-        label = next((classes[part] for part in parts if part in classes), None)
-        if label is None:
-            strange[place.as_posix()] += sum(name.lower().endswith(IMAGE_SUFFIXES) for name in found)
+        if labels:
+            kind = SPLIT_NAMES[splits[0]] if splits else "train", classes[labels[0]], "", ""
+            rows += [(os.path.join(folder, name), (place / name).as_posix(), *kind) for name in found]
         else:
-            rows += [(os.path.join(folder, name), (place / name).as_posix(), split, label, "", "") for name in found]
+            strange[place.as_posix()] += sum(name.lower().endswith(IMAGE_SUFFIXES) for name in found)
     for error in failed:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}). Check its owner and rights.") from error
     if strange := +strange:
