@@ -87,7 +87,7 @@ wheelhouse: $(VENV)/.ready
 	$(BIN)/python tools/wheelhouse.py wheelhouse
 
 doctor: $(VENV)/.ready
-	$(BIN)/python -m xrayhelpers doctor
+	$(BIN)/python tools/doctor.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis runs

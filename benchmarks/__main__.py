@@ -35,7 +35,7 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
     codes = {"python": "", "import": "import xrayhelpers", "first image": FIRST_IMAGE.format(folder=folder)}
     codes |= {
         "tensorflow": "import xrayhelpers._keras",
-        "doctor": "from xrayhelpers import _doctor; list(_doctor.check_all())",
+        "doctor": "from tools import doctor; list(doctor.check_all())",
     }
     many = {f"{count:,} images": ("many_images", {"folder": folder, "images": count}) for count in COUNTS}
     start = {name: ("start_up", {"code": code}) for name, code in codes.items()}

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from tools import run
-from xrayhelpers import _doctor
+from tools import doctor, run
 from xrayhelpers.__main__ import main
 from xrayhelpers.data import open_data
 
@@ -22,7 +21,7 @@ def call(*words):
 
 def test_help_is_there_and_nothing_of_it_is_cut_off():
     ours = [(main, [*path]) for path in paths_of(main)]
-    assert len(ours) == 8
+    assert len(ours) == 7
     for command, words in [*ours, (run.main, [])]:
         result = CliRunner().invoke(command, [*words, "--help"], terminal_width=80)
         assert result.exit_code == 0
@@ -88,7 +87,7 @@ def test_what_is_printed_can_be_pasted_and_paths_may_have_quotes(cache, phantom_
 
 def test_a_folder_that_is_gone_is_told(tmp_path):
     code = "import os, sys; os.rmdir(os.getcwd()); from xrayhelpers.__main__ import main; main()"
-    for words in (["doctor"], ["fetch", "folder", "x"], ["cache", "list"]):
+    for words in (["fetch", "folder", "x"], ["cache", "list"]):
         (tmp_path / "gone").mkdir()
         command = [sys.executable, "-c", code, *words]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -101,25 +100,24 @@ def test_a_folder_that_is_gone_is_told(tmp_path):
 
 def test_doctor_names_what_it_must(cache, monkeypatch):
     monkeypatch.setenv("XRAYS_DATA", "/no/such/folder")
-    checks = {check.name: check for check in _doctor.check_all()}
+    checks = {check.name: check for check in doctor.check_all()}
     assert {"python", "tensorflow", "device", "memory", "data", "VGG16 weights", "disk, here"} <= set(checks)
     assert "does not exist" in checks["data"].advice
     monkeypatch.setenv("XRAYS_DATA", "phantom:train=6")
-    said = call("doctor")
-    assert said.exit_code == 0
-    assert "the embedded phantom  -> for the real images: python -m xrayhelpers fetch kaggle" in said.output
+    said = subprocess.run([sys.executable, ROOT / "tools" / "doctor.py"], capture_output=True, text=True, check=True)
+    assert "the embedded phantom  -> for the real images: python -m xrayhelpers fetch kaggle" in said.stdout
     assert not cache.exists(), "nothing is drawn or downloaded"
 
 
 def test_doctor_advises_where_something_does_not_fit(cache, monkeypatch):
-    before = {check.name: check for check in _doctor.check_all()}
+    before = {check.name: check for check in doctor.check_all()}
     monkeypatch.setenv("XRAYS_VGG16_WEIGHTS", "/no/such/file")
-    monkeypatch.setattr(_doctor, "LEAST_MEMORY", float("inf"))
-    monkeypatch.setattr(_doctor, "LEAST_FREE", float("inf"))
-    monkeypatch.setattr(_doctor, "PACKAGES", ("no-such-package",))
-    monkeypatch.setattr(_doctor.sys, "version_info", (3, 14, 0))
+    monkeypatch.setattr(doctor, "LEAST_MEMORY", float("inf"))
+    monkeypatch.setattr(doctor, "LEAST_FREE", float("inf"))
+    monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 14, 0))
     monkeypatch.setitem(sys.modules, "cv2", None)  # as on a bare Debian
-    after = {check.name: check.advice for check in _doctor.check_all()}
+    after = {check.name: check.advice for check in doctor.check_all()}
     assert before["python"].advice == ""
     assert "3.11, 3.12 or 3.13" in after["python"]
     assert "close other programs" in after["memory"]

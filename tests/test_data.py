@@ -10,6 +10,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xrayhelpers import _machine, data
-from xrayhelpers._images import ORIENTATION
+from xrayhelpers import _machine, _store, data
+from xrayhelpers._images import ORIENTATION, UnreadableError
 from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning
 from xrayhelpers.data import load_images, load_index, open_data, split_index
 
@@ -244,7 +245,7 @@ def test_kinds_of_files(tree):
     exif[ORIENTATION] = 6
     save(folder / "IM-0902-0001.jpeg", exif=exif)
     Image.fromarray(np.arange(400, dtype=np.uint16).reshape(16, 25)).save(folder / "IM-0903-0001.png")
-    with pytest.warns(DataWarning, match=r"1 PNG files of 16 bits \(1 look like 10 bits\)"):
+    with pytest.warns(DataWarning, match=r"1 PNG files of 16 bits \(1 look like 10 bits, as train/N"):
         index = load_index(tree).set_index("patient")
     assert index["mode"][["IM-0900", "IM-0901", "IM-0902"]].tolist() == ["RGBA", "CMYK", "L"]
     assert index["mode"]["IM-0903"] == "I;10"
@@ -469,7 +470,7 @@ TABLE = [
     ("line break in a name", picture("train/NORMAL/IM-0600-\n1.jpeg"), FINE, ""),
     ("spaces and umlauts in the path", move("Röntgen Bilder/Kinder ü"), FINE, ""),
     ("16-bit PNG", lambda root: Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(
-        root / "train/NORMAL/IM-0600-0001.png"), SAID, "1 PNG files of 16 bits (1 look like 16 bits)"),
+        root / "train/NORMAL/IM-0600-0001.png"), SAID, "1 PNG files of 16 bits (1 look like 16 bits, as"),
     ("pneumonia by its name", picture("train/NORMAL/person9_virus_1.jpeg"), SAID, "1 images of label 0 are named as"),
     *[(f"litter {name!r}", write(f"train/NORMAL/{name}", b"x"), FINE, "")
       for name in ("desktop.ini", "thumbs.db", "Thumbs.db", "ehthumbs.db", "._a.jpeg", ".DS_Store", "Icon\r")],
@@ -577,14 +578,15 @@ def test_damaged_images_are_left_out_kept_or_an_error(good, monkeypatch):
 
 
 def test_an_image_that_breaks_after_indexing_is_said_when_decoded(good, monkeypatch):
-    png = good / "train/NORMAL/IM-0600-0001.png"
-    save(png)
-    content = bytearray(png.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    png.write_bytes(content)
-    monkeypatch.setattr(Image.Image, "verify", lambda image: None)  # so that nothing is heard before
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.verify", lambda image: None)
-    index = load_index(good)
+    save(good / "train/NORMAL/IM-0600-0001.png")
+    index, real = load_index(good), _store.read_resized
+
+    def read(path, *how):
+        if path.endswith("0600-0001.png"):
+            raise UnreadableError("IM-0600-0001.png: cannot be decoded: of no known reason")
+        return real(path, *how)
+
+    monkeypatch.setattr(_store, "read_resized", read)
     with pytest.raises(DataError, match=r"1 of 31 images .* decoded: train/NORMAL/IM-0600") as error:
         load_images(index, 32)
     fix = str(error.value).partition("leave them out: ")[2]
@@ -625,6 +627,8 @@ def test_trees_as_people_have_them(tmp_path):
         "numbers": ({"classes": ("0", "1")}, "0=0,1=1"),
         "three words": ({"classes": ("No Finding", "Viral Pneumonia")}, " no finding =0, viral pneumonia = 1"),
         "training": ({"splits": ("training", "testing")}, None),
+        "Training Data": ({"splits": ("Training Data", "testing-data")}, None),
+        "trainset": ({"splits": ("trainset", "Test Images"), "classes": ("normal cases", "Pneumonia_images")}, None),
         "Train": ({"splits": ("Train", "TEST")}, None),
         "folders in the classes": ({"inside": "images"}, None),
         "deeper": ({"inside": "export/2026"}, None),
@@ -654,6 +658,23 @@ def test_trees_as_people_have_them(tmp_path):
         (root / split / "NORMAL").rename(tmp_path / split)
         (root / split / "NORMAL").symlink_to(tmp_path / split)
     assert counts(load_index(root)) == [16, 16, 0]
+    for name, target in {"a": "train/NORMAL", "zzz": "train", "valid": "test", "VAL": "train"}.items():
+        (root / name).symlink_to(root / target)  # the real folders count, wherever a link to them stands
+        assert counts(load_index(root)) == [16, 16, 0], name
+    root = filled(tmp_path / "three")
+    for split in ("train", "test"):
+        shutil.copytree(root / split / "PNEUMONIA", root / split / "ABNORMAL")
+    with pytest.raises(DataError, match=r"as in test/ABNORMAL/\. Move them away, or give their labels"):
+        load_index(root)  # not: rename it to NORMAL
+    with pytest.warns(DataWarning, match=r"as in test/ABNORMAL/: they are left out"):
+        assert counts(load_index(root, "NORMAL=0,PNEUMONIA=1")) == [16, 16, 0]
+    outer = tmp_path / "half unpacked"
+    inner = filled(outer / "chest_xray")
+    for part in ("train/NORMAL", "test"):
+        (outer / part).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"There are 2 data sets in .*half unpacked.*, or move the other away"):
+        load_index(outer)
+    assert counts(load_index(inner)) == [16, 16, 0]
     root = filled(tmp_path / "beside", ("training_set", "test_set", "dev"))
     with pytest.warns(DataWarning, match="dev/ beside train and test is left out"):
         assert counts(load_index(root)) == [16, 16, 0]
@@ -673,6 +694,7 @@ def test_names_that_say_nothing_of_patients(tmp_path):
         "most of one class": lambda label, i: f"person{i % 2 * i * label}_{next(number)}.jpeg",
         "numbers": lambda label, i: f"{next(number):08d}_000.png",
         "counted in each folder": lambda label, i: f"{i}.png",
+        "three renames": lambda label, i: f"person{i % 3} ({next(number)}).jpeg",
     }
     for name, file in names.items():
         for split in ("train", "test"):
@@ -727,7 +749,9 @@ def test_a_table_instead_of_folders(tmp_path):
         "path,label\nimages/000.png,0\n.\\images\\000.png,1\n": "line 3: .\\images\\000.png, 1",
         "path\tlabel\n\n images/000.png \t2\n": "line 3: images/000.png, 2",
         "path,label\nimages/000.png,2,\n": "line 2: images/000.png, 2",
+        "path,label,patient\nimages/000.png,1,Doe, John\n": "Length of header",
         "path,label\n": "holds no readable image",
+        "path,label,patient\nimages/000.png,0,?\nimages/001.png,1,?\n": "1 patients may be too few for a test set",
     }
     for text, words in wrong.items():
         file.write_text(text)
@@ -799,17 +823,34 @@ def test_one_depth_for_a_folder(tmp_path):
                 file = f"person{person}_virus_{i}.png" if label else f"IM-{person:04d}-{i:04d}.png"
                 (tmp_path / split / ("NORMAL", "PNEUMONIA")[label]).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values).save(tmp_path / split / ("NORMAL", "PNEUMONIA")[label] / file)
-    with pytest.warns(DataWarning, match=r"40 PNG files of 16 bits \(40 look like 12 bits\): all are read as 12 bits"):
+    with pytest.warns(
+        DataWarning, match=r"40 PNG files of 16 bits \(40 look like 12 bits, as .*\): all are read as 12"
+    ):
         index = load_index(tmp_path)
     images = load_images(index, 40, channels=1, interpolation="nearest")
     for label in (0, 1):
         assert images[(index["label"] == label).to_numpy()][:, 5:].mean() == pytest.approx(125, abs=2)
-    dark = Path(index["path"].iloc[0])
+    dark, other = (tmp_path / name for name in index["name"].iloc[:2])
     Image.fromarray((values // 8).astype(np.uint16)).save(dark)
-    with pytest.warns(DataWarning, match=r"\(39 look like 12 bits, 1 look like 10 bits\): all are read as 12 bits"):
+    with pytest.warns(DataWarning, match=r"\(39 look like 12 bits, .*, 1 look like 10 bits, .*\): all are read as 12"):
         index = load_index(tmp_path)
     assert set(index["mode"]) == {"I;12"}
     assert load_images(index, 40, channels=1)[0].mean() == pytest.approx(125 / 8, abs=3)
+    # One file of another depth darkens none of the others; marks may be larger, softer, and below the very top.
+    Image.fromarray(rng.integers(0, 65536, (40, 40)).astype(np.uint16)).save(dark)
+    values[:2, :40], values[2, :6] = 60000, np.linspace(3000, 60000, 6)
+    Image.fromarray(values).save(other)
+    with pytest.warns(
+        DataWarning, match=r"\(39 look like 12 bits, .*, 1 look like 16 bits, as test/NORMAL/IM-0400-0000"
+    ):
+        index = load_index(tmp_path)
+    images = load_images(index, 40, channels=1, interpolation="nearest")
+    assert images[1, 8:].mean() == pytest.approx(125, abs=3)
+    assert images[0].mean() > 200  # and the odd one is white, which the warning says
+    # Any library reads what the index names as the package does.
+    for path, image in zip(index["path"], images, strict=True):
+        np.testing.assert_array_equal(cv2.imread(path, cv2.IMREAD_UNCHANGED), image[..., 0])
+        np.testing.assert_array_equal(Image.open(path).convert("L"), image[..., 0])
 
 
 def test_bad_settings_and_an_image_that_went_away(tree, cache):
@@ -936,7 +977,7 @@ def test_few_images_make_small_parts_or_an_error_in_words(tmp_path):
         for protocol in ("report", "patient") if n > 2 else ("report",):
             split = split_index(index, protocol)
             if too_few:
-                with pytest.raises(DataError, match=r"for test: 4 images of 4 patients are too few to be"):
+                with pytest.raises(DataError, match=r"of label 0 for test; test has 1, train has 1: too few to be"):
                     data.load_parts(split, 16)
             else:
                 assert min(len(labels) for labels in data.load_parts(split, 16)[1].values()) > 0

@@ -399,6 +399,13 @@ RECORDED = {
     "'Cannot connect to proxy.', OSError('Tunnel connection failed: 407 Proxy Authentication Required')))": "wants a",
     "HTTPSConnectionPool(host='api.kaggle.com', port=443): Max retries exceeded with url: /v1 (Caused by ProxyError("
     "'Cannot connect to proxy.', OSError('Tunnel connection failed: 502 Bad Gateway')))": r"problem \(50x\)",
+    "ProxyError('Unable to connect to proxy', OSError('Tunnel connection failed: 403 Forbidden'))": "proxy of this",
+    "OSError: Could not find kaggle.json. Make sure it's located in /home/me/.kaggle": r"no valid token \(401\)",
+    "You must authenticate before you can call the Kaggle API.": r"no valid token \(401\)",
+    "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes": r"no valid token \(401\)",
+    "HTTPSConnectionPool(host='api.kaggle.com', port=443): Read timed out. (read timeout=500)": "connection failed",
+    "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)": "answer is not Kaggle's",
+    "certificate verify failed: certificate is not yet valid": "or the clock here is wrong",
     "ModuleNotFoundError: No module named 'kagglesdk'": "pip install --force-reinstall kaggle",
     "kaggle: error: unrecognized arguments: -q": "too old. Type: python -m pip install -U kaggle",
     "401 Client Error: Unauthorized for url: https://api.kaggle.com/v1/x": r"token \(401\)",

@@ -264,7 +264,7 @@ def readme(settings: dict) -> str:
             f"```sh\ngit clone {home}\ncd {repository.partition('/')[2]}\n```\n\nThen choose one of these ways."
         )
         made["ask"] = f"[Open an issue]({home}/issues)"
-    made["ask"] += ", and add what `python -m xrayhelpers doctor` prints."
+    made["ask"] += ", and add what `python tools/doctor.py` prints."
     text = (ROOT / "README.md").read_text("utf-8")
     for name, new in made.items():
         block = re.compile(rf"(<!-- made: {name} -->\n).*?(<!-- end -->)", re.DOTALL)

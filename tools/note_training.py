@@ -15,8 +15,7 @@ def _note_training() -> None:
     import time
     from contextlib import suppress
 
-    path = os.path.join(os.environ["XRAYS_RUN"], f".training-{os.environ['XRAYS_LESSON']}.json")
-    now = {"fits": 0, "noted": 0.0}
+    path, now = os.path.join(os.environ["XRAYS_RUN"], ".training.json"), {"fits": 0, "noted": 0.0}
 
     def note(callbacks, event, count):
         """Keep in mind where `fit` is, and write it down twice a second."""

@@ -1,4 +1,4 @@
-"""Run the lessons and collect notebooks, pages and results in runs/.
+"""Run the lessons in order and collect notebooks, pages and results in runs/.
 
 The same command again continues a run that was stopped.
 """
@@ -65,7 +65,7 @@ def split_pairs(_context: click.Context, _option: click.Parameter, pairs: tuple[
 @click.option("--force", is_flag=True, help="Run lessons again that are complete.")
 @click.option("--status", is_flag=True, help="Say how far the last run is, or the one of --name.")
 @click.option("--sweep", help="Every combination of a YAML file, see docs/batch.md.")
-@click.option("--workers", type=int, help="Lessons at a time [2 if memory allows]; combinations with --sweep [1].")
+@click.option("--workers", default=1, show_default=True, help="Processes at a time, with --sweep.")
 @click.option("--scheduler", default="", help="A Dask scheduler, with --sweep: tcp://host:8786.")
 def main(data, classes, only, parameters, name, force, status, sweep, workers, scheduler) -> None:
     if not sys.stderr.isatty():
@@ -81,12 +81,12 @@ def main(data, classes, only, parameters, name, force, status, sweep, workers, s
     if sweep is not None:
         if only or parameters or name:
             raise click.UsageError("With --sweep, its file names the lessons and parameters: no --only, -p or --name.")
-        run_sweep(sweep, data, 1 if workers is None else workers, scheduler, force)
+        run_sweep(sweep, data, workers, scheduler, force)
         return
     with plain_errors():
         from tools.runner import run_lessons, seen_from
 
-        finished = run_lessons(only, data, parameters, name, force, workers=workers)
+        finished = run_lessons(only, data, parameters, name, force)
         from tools.pages import collect_results
 
         table = collect_results(finished.folder)

@@ -1,4 +1,4 @@
-"""Run the lessons, headless, two at a time where the machine allows it, and keep what came of them in one folder.
+"""Run the lessons one after another, headless, and keep what came of them in one folder.
 
 ``runs/<data>-<hash>/`` holds the executed notebooks, an HTML page of each, ``index.html``, ``status.json``
 and ``results/*.json`` (written by the lessons). The hash stands for the data and for every parameter of every
@@ -6,8 +6,7 @@ lesson, so the same command continues a run that was killed, and other parameter
 the last run. Whatever is read from such a folder may be damaged, or come from anywhere: it is checked, and what data
 wrote into an output is shown on a page, never run.
 
-A lesson begins when those that it `needs` or `reads` have ended, is skipped when one that it `needs` failed, and runs
-again when one of them has run.
+A lesson is skipped when one that it `needs` failed, and run again when one that it `needs` or `reads` has run.
 """
 
 from __future__ import annotations
@@ -18,17 +17,14 @@ import os
 import platform
 import re
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent import futures
-from contextlib import chdir, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
 from tools.lessons import (
@@ -40,13 +36,12 @@ from tools.lessons import (
     find_lessons,
     kernel_environment,
 )
-from tools.waiting import Screen, Watch, in_words, kernel_arguments, processes_of
+from tools.waiting import NOTE_TRAINING, Watch, in_words
 from xrayhelpers._machine import StorageError, cores, package_digest, setting, storing, write_atomic
 
 # papermill and nbconvert, which take seconds to import, are imported when nothing is left to refuse.
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn")
-ENOUGH_MEMORY = 6e9  # bytes that are free, for two lessons at a time
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,8 @@ def run_lessons(
     force: bool = False,
     root: Path = ROOT,
     wait: bool = False,
-    workers: int | None = None,
 ) -> Run:
-    """Run lessons; a lesson that is already complete in the same run is kept.
+    """Run lessons in order; a lesson that is already complete in the same run is kept.
 
     Parameters
     ----------
@@ -104,9 +98,6 @@ def run_lessons(
         Holds ``notebooks/`` and gets ``runs/``; the lessons' working folder.
     wait : bool
         Wait for another run of the same name instead of raising.
-    workers : int, optional
-        Lessons at a time. Default: two, where there are two cores and 6 GB of free memory. A lesson uses little more
-        than one core on average; what it computes does not depend on what runs beside it.
 
     Raises
     ------
@@ -116,7 +107,7 @@ def run_lessons(
     StorageError
         The run's folder cannot be made.
     """
-    root, workers = Path(root).resolve(), choose_workers(workers)
+    root = Path(root).resolve()
     lessons, given = find_lessons(root, only), dict(parameters or {})
     choose_parameters(lessons, given)  # refused before anything is drawn or read
     data = given.pop("data", data)
@@ -145,98 +136,43 @@ def run_lessons(
                 raise ValueError(text)
             about = {"identity": digest_of(identity), "data": words, **describe_machine()}
             record = Record(folder, root, about, outcomes)
-            catalog, phantom = record.pages.catalog, identity[0] == "phantom"
-            minutes = {
-                one.name: images and expected_minutes(catalog.get(one.name, {}), images, phantom) for one in lessons
+            expected = {
+                one.name: expect(one, values[one.name], record.pages.catalog, images, identity[0]) for one in lessons
             }
-            expected = {one.name: expect(one, values[one.name], minutes[one.name], images) for one in lessons}
-            order = longest_first(lessons, minutes) if workers > 1 else lessons
-            return _run_in(record, order, values, expected, force, workers)
+            return _run_in(record, lessons, values, expected, force)
     except Timeout:
         raise ValueError(
             f"Another run is writing to runs/{folder.name}. Wait until it ends, or type `--name another`."
         ) from None
 
 
-def choose_workers(workers: int | None) -> int:
-    """Return how many lessons run at a time."""
-    if workers is None:
-        return 2 if cores() > 1 and psutil.virtual_memory().available > ENOUGH_MEMORY else 1
-    if workers < 1:
-        raise ValueError(f"--workers is {workers}; expected at least 1. Type for example `--workers 2`.")
-    return workers
-
-
-def longest_first(lessons: list[Lesson], minutes: Mapping[str, float | None]) -> list[Lesson]:
-    """Order lessons by the time that they, and the longest chain of those that wait for them, take."""
-    chains: dict[str, float] = {}
-    for lesson in reversed(lessons):
-        later = (chains[one.name] for one in lessons if one.name in chains and lesson.name in (*one.needs, *one.reads))
-        chains[lesson.name] = (minutes[lesson.name] or 0) + max(later, default=0)
-    return sorted(lessons, key=lambda lesson: -chains[lesson.name])
-
-
 def _run_in(
-    record: Record,
-    order: list[Lesson],
-    values: Mapping[str, dict],
-    expected: Mapping[str, str],
-    force: bool,
-    workers: int,
+    record: Record, lessons: list[Lesson], values: Mapping[str, dict], expected: Mapping[str, str], force: bool
 ) -> Run:
-    """Run lessons; of those that need not wait, the first in `order` begins."""
     point_latest(record.folder)
-    here, running, ran = {}, {}, set()
-    screen = record.screen
-    screen.say(f"{record.about['data']}\nWriting to {record.folder.relative_to(record.root)}")
+    ran, here = set(), {}
+    print(f"{record.about['data']}\nWriting to {record.folder.relative_to(record.root)}", flush=True)
     if force:
-        forget(record.folder, order)
-
-    def end(lesson: Lesson, outcome: Outcome) -> None:
-        here[lesson.name] = outcome
-        screen.say(in_one_line(lesson.name, outcome))
-        record.note(lesson.name, outcome)
-
-    def begin(lesson: Lesson) -> None:
-        digest, before = digest_lesson(lesson, values[lesson.name]), record.outcomes.get(lesson.name)
-        failed = [need for need in lesson.needs if need in here and here[need].state in ("failed", "skipped")]
-        complete = before is not None and before.state in ("done", "kept") and before.digest == digest
-        if failed:
-            end(lesson, Outcome("skipped", 0.0, digest, f"needs {', '.join(failed)}, which did not finish"))
-        elif complete and not force and not ran & {*lesson.needs, *lesson.reads}:
-            end(lesson, replace(before, state="kept", message=""))
-        else:
-            screen.say(f"{lesson.name}: {expected[lesson.name]} (started at {time.strftime('%H:%M')})")
-            running[pool.submit(execute, lesson, values[lesson.name], digest, record)] = lesson
-            ran.add(lesson.name)
-
-    def end_those_that_are_done(seconds: float) -> None:
-        # Not for ever: Windows hears Ctrl-C in between.
-        for task in futures.wait(running, seconds, futures.FIRST_COMPLETED).done:
-            end(running.pop(task), task.result())
-
+        forget(record.folder, lessons)
     try:
-        # Both hold for the whole process, so they are set once and not by each lesson.
-        with kernel_environment(record.folder), chdir(record.root), futures.ThreadPoolExecutor(workers) as pool:
-            try:
-                while len(here) < len(order):
-                    for lesson in order:
-                        ahead = {one.name for one in order if one.name < lesson.name} - here.keys()
-                        begun = lesson.name in here or lesson in running.values()
-                        if not begun and len(running) < workers and not ahead & {*lesson.needs, *lesson.reads}:
-                            begin(lesson)
-                    end_those_that_are_done(1.0)
-            except KeyboardInterrupt:
-                record.stopping.set()
-                stopped = sorted(running.values(), key=lambda lesson: lesson.name)
-                while running:
-                    for process in [process for lesson in stopped for process in processes_of(lesson.name)]:
-                        with suppress(psutil.Error):  # it has ended
-                            process.kill()
-                    end_those_that_are_done(0.5)
-                places = "; ".join(f"{lesson.name}, {here[lesson.name].message}" for lesson in stopped)
-                raise KeyboardInterrupt(*[f"Stopped in {places}."] * bool(places)) from None
-        run = Run(record.folder, {name: here[name] for name in sorted(here)})
+        for lesson in lessons:
+            digest, before = digest_lesson(lesson, values[lesson.name]), record.outcomes.get(lesson.name)
+            failed = [need for need in lesson.needs if need in here and here[need].state in ("failed", "skipped")]
+            complete = before is not None and before.state in ("done", "kept") and before.digest == digest
+            if failed:
+                outcome = Outcome("skipped", 0.0, digest, f"needs {', '.join(failed)}, which did not finish")
+            elif complete and not force and not ran & {*lesson.needs, *lesson.reads}:
+                outcome = replace(before, state="kept", message="")
+            else:
+                print(f"{lesson.name}: {expected[lesson.name]} (started at {time.strftime('%H:%M')})", flush=True)
+                outcome = execute(lesson, values[lesson.name], digest, record)
+                ran.add(lesson.name)
+            here[lesson.name] = outcome
+            print(in_one_line(lesson.name, outcome), flush=True)
+            record.note(lesson.name, outcome)
+            if outcome.state == "stopped":
+                raise KeyboardInterrupt(f"Stopped in {lesson.name}, {outcome.message}.")
+        run = Run(record.folder, here)
         record.state = "done" if run.complete else "failed"
         return run
     finally:
@@ -255,8 +191,7 @@ class Record:
         from tools.pages import Pages
 
         self.folder, self.root, self.about, self.outcomes = folder, root, dict(about), dict(outcomes)
-        self.pages, self.state, self.screen = Pages(folder, root), "running", Screen()
-        self.lock, self.stopping = threading.RLock(), threading.Event()  # lessons run in threads
+        self.pages, self.state = Pages(folder, root), "running"
         self.stop()
 
     def stop(self) -> None:
@@ -267,9 +202,8 @@ class Record:
 
     def note(self, name: str, outcome: Outcome) -> None:
         """Note what became of a lesson, or how far it is."""
-        with self.lock:
-            self.outcomes[name] = outcome
-            self.write()
+        self.outcomes[name] = outcome
+        self.write()
 
     def write(self) -> None:
         """Write it all down; a disk that is full is named, and stops no lesson."""
@@ -281,7 +215,7 @@ class Record:
             write_atomic(self.folder / "status.json", json.dumps(noted, indent=1))
             self.pages.write_index(self.about, self.outcomes)
         except StorageError as error:  # the other lessons may still fit, and this one is run again the next time
-            self.screen.say(str(error))
+            print(error, flush=True)
 
 
 def read_status(path: Path) -> tuple[dict[str, str], dict[str, Outcome]]:
@@ -350,8 +284,10 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def expect(lesson: Lesson, values: Mapping[str, Any], minutes: float | None, images: int | None) -> str:
-    """Say how long a lesson will take, from the minutes in the catalog of lessons."""
+def expect(lesson: Lesson, values: Mapping[str, Any], catalog: Mapping, images: int | None, source: str) -> str:
+    """Say how long a lesson will take, by the minutes in the catalog of lessons."""
+    entry = catalog.get(lesson.name, {})
+    minutes = None if images is None else expected_minutes(entry, images, source == "phantom")
     if minutes is None:
         return "no measured time" + (f" on {images:,} images" if images else "")
     same = {name: value for name, value in values.items() if name not in ("data", "classes", "seed")}
@@ -385,26 +321,20 @@ def execute(lesson: Lesson, values: Mapping[str, Any], digest: str, record: Reco
     def note(words: str) -> None:
         record.note(lesson.name, Outcome("running", seconds(), digest, words))
 
-    def on_cell(cell: Any, **_: Any) -> None:
-        if record.stopping.is_set():
-            raise InterruptedError
-        watch.on_cell(cell)
-
     note("begins")
-    arguments = [*KERNEL_ARGUMENTS, *kernel_arguments(lesson.name)]
-    how = {"kernel_name": "python3", "language": "python", "extra_arguments": arguments, "progress_bar": False}
-    with Watch(lesson, record.folder, record.screen, note) as watch:
+    how = {"kernel_name": "python3", "language": "python", "extra_arguments": [*KERNEL_ARGUMENTS, *NOTE_TRAINING]}
+    how |= {"cwd": record.root, "progress_bar": False}
+    with Watch(lesson, record.folder, note) as watch:
         try:
-            with storing(executed):
-                papermill.execute_notebook(lesson.path, executed, dict(values), on_cell_execute=on_cell, **how)
+            with kernel_environment(record.folder), storing(executed):
+                papermill.execute_notebook(lesson.path, executed, dict(values), on_cell_execute=watch.on_cell, **how)
+        except KeyboardInterrupt:
+            state, message = "stopped", watch.place
         except Exception as error:  # whatever stops one lesson, the others still run
             state, message = "failed", describe_failure(error, watch.place)
-    if record.stopping.is_set() and message:
-        state, message = "stopped", watch.place
     outcome = Outcome(state, seconds(), digest, message, round(watch.memory, 2))
     try:
-        with record.lock:
-            record.pages.write_lesson(executed)
+        record.pages.write_lesson(executed)
     except (OSError, ValueError) as error:  # no notebook, or half of one
         outcome = outcome if message else replace(outcome, state="failed", message=f"no page: {error}")
     return outcome

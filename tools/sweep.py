@@ -25,7 +25,7 @@ import pandas as pd
 import yaml
 
 from tools.lessons import ROOT, Lesson, choose_parameters, find_lessons
-from tools.runner import choose_workers, run_lessons
+from tools.runner import run_lessons
 from xrayhelpers._machine import cores, setting, write_atomic
 
 #: What TensorFlow, and the libraries below NumPy and scikit-learn, ask for the number of their threads.
@@ -117,7 +117,8 @@ def run_sweep(sweep: Sweep, table: Path, workers: int = 1, scheduler: str = "", 
     bool
         Whether all are complete. One that fails does not stop the others.
     """
-    workers = choose_workers(workers)
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; expected at least 1. Type for example `--workers 2`.")
     run, threads = (run_combination, 1) if scheduler else (_run_alone, max(1, cores() // workers))
     where = f"on {scheduler}" if scheduler else f"{workers} at a time with {threads} of {cores()} cores each"
     total, finished = len(sweep.combinations), {}
@@ -172,7 +173,7 @@ def run_combination(sweep: Sweep, combination: Mapping[str, Any], force: bool, t
         os.environ["XRAYS_CLASSES"] = sweep.classes  # a Dask worker has an environment of its own
         root = sweep.lessons[0].path.parents[1]
         names = [lesson.name for lesson in sweep.lessons]
-        run = run_lessons(names, sweep.data, combination, force=force, root=root, wait=True, workers=1)
+        run = run_lessons(names, sweep.data, combination, force=force, root=root, wait=True)
     outcomes = run.outcomes.values()
     state = "failed" if not run.complete else "kept" if {o.state for o in outcomes} == {"kept"} else "done"
     note = "; ".join(f"{name}: {outcome.message}" for name, outcome in run.outcomes.items() if outcome.message)

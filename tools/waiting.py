@@ -1,4 +1,4 @@
-"""Say where the running lessons are: every second on a terminal, every minute in a log."""
+"""Say where a running lesson is: every second on a terminal, every minute in a log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import psutil
 
 from tools.lessons import Lesson
 
+#: For papermill: what its kernels run first.
+NOTE_TRAINING = [f"--IPKernelApp.exec_files={Path(__file__).with_name('note_training.py')}"]
 MINUTE = 60.0
 
 
@@ -29,87 +31,38 @@ def in_words(seconds: float) -> str:
     return f"{number:.0f} second{'s' * (number != 1)}"
 
 
-def kernel_arguments(name: str) -> list[str]:
-    """Return what tells a kernel which lesson it runs, and lets it note how far a training is."""
-    known = f"import os; os.environ['XRAYS_LESSON'] = '{name}'"
-    noting = Path(__file__).with_name("note_training.py")
-    return [f"--IPKernelApp.exec_lines={known}", f"--IPKernelApp.exec_files={noting}"]
-
-
-def processes_of(name: str) -> list[psutil.Process]:
-    """Return the kernel of a lesson, and what that has started."""
-    found = []
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):  # it has ended
-            if kernel_arguments(name)[0] in child.cmdline():
-                found += [child, *child.children(recursive=True)]
-    return found
-
-
-def memory_of(name: str) -> float:
-    """Return the GB that the kernel of a lesson has for itself: on Linux without mapped files."""
+def memory_of_kernels() -> float:
+    """Return the GB that the processes started from this one have for themselves: on Linux without mapped files."""
     held = 0
-    for process in processes_of(name):
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error, OSError):  # it has ended
-            status = Path(f"/proc/{process.pid}/status")
+            status = Path(f"/proc/{child.pid}/status")
             found = re.search(r"RssAnon:\s*(\d+)", status.read_text()) if status.exists() else None
-            held += 1024 * int(found[1]) if found else process.memory_info().rss
+            held += 1024 * int(found[1]) if found else child.memory_info().rss
     return held / 1e9
-
-
-class Screen:
-    """What the lessons that run at the same time share: a last line on the terminal, and whole lines above it.
-
-    The last line goes to stderr, unless ``XRAYS_PROGRESS=off``. A log is a stdout that is no terminal.
-    """
-
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty() and os.environ.get("XRAYS_PROGRESS") != "off"
-        self.log = not sys.stdout.isatty()
-        self.lines: dict[str, str] = {}
-        self.lock = threading.Lock()
-
-    def show(self, name: str, line: str) -> None:
-        """Put the line of a lesson beside those of the others; an empty one goes away."""
-        with self.lock:
-            self.lines = {other: shown for other, shown in self.lines.items() if other != name}
-            self.lines |= {name: line} if line else {}
-            self._write("   ".join(shown for _, shown in sorted(self.lines.items())))
-
-    def say(self, text: str) -> None:
-        """Print whole lines."""
-        with self.lock:
-            self._write("")
-            print(text, flush=True)
-
-    def _write(self, line: str) -> None:
-        """Write over the line on the terminal."""
-        if self.terminal:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r{line[:width]:<{width}}" + ("" if line else "\r"))
-            sys.stderr.flush()
 
 
 class Watch:
     """While the block runs, a thread shows which cell of a lesson is at work, and how far a training is.
 
-    `memory` is the most that the kernel has had, in GB.
+    The line on the terminal goes to stderr, unless ``XRAYS_PROGRESS=off``. In a log, which is a stdout that is no
+    terminal, whole lines appear. `memory` is the most that the kernel has had, in GB.
 
     Parameters
     ----------
     lesson : Lesson
     folder : Path
         The run's folder, where the kernel notes how far a training is.
-    screen : Screen
     each_minute : callable
         Called with the words of that moment.
     """
 
-    def __init__(self, lesson: Lesson, folder: Path, screen: Screen, each_minute: Callable[[str], None]):
-        self.lesson, self.screen, self.each_minute = lesson, screen, each_minute
-        self.note = folder / f".training-{lesson.name}.json"
+    def __init__(self, lesson: Lesson, folder: Path, each_minute: Callable[[str], None] = lambda words: None):
+        self.lesson, self.note, self.each_minute = lesson, folder / ".training.json", each_minute
         self.cell, self.first_line, self.cell_began, self.ended = 0, "", time.time(), threading.Event()
         self.memory = 0.0
+        self.terminal = sys.stderr.isatty() and os.environ.get("XRAYS_PROGRESS") != "off"
+        self.log = not sys.stdout.isatty()
 
     def on_cell(self, cell: Any, **_: Any) -> None:
         """Note that a cell begins, for nbclient's `on_cell_execute`; the cell that papermill adds does not count."""
@@ -152,19 +105,27 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.ended.set()
         self.thread.join()
-        self.screen.show(self.lesson.name, "")
+        self._show("")
         with suppress(OSError):
             self.note.unlink()
 
     def _run(self) -> None:
         said = 0
         while not self.ended.wait(1.0):
-            self.memory = max(self.memory, memory_of(self.lesson.name))
+            self.memory = max(self.memory, memory_of_kernels())
             passed = time.monotonic() - self.began
             line = f"{self.lesson.name} {int(passed) // 60}:{int(passed) % 60:02}  {self.words()}"
-            self.screen.show(self.lesson.name, line)
+            self._show(line)
             if passed // MINUTE > said:
                 said = passed // MINUTE
-                if self.screen.log:
-                    self.screen.say(line)
+                if self.log:
+                    self._show("")
+                    print(line, flush=True)
                 self.each_minute(self.words())
+
+    def _show(self, line: str) -> None:
+        """Write over the line on the terminal."""
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r{line[:width]:<{width}}" + ("" if line else "\r"))
+            sys.stderr.flush()

@@ -1,8 +1,9 @@
-"""The command line: ``python -m xrayhelpers fetch``, ``doctor``, ``cache``."""
+"""The command line: ``python -m xrayhelpers fetch`` and ``cache``."""
 
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,11 @@ import click
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Show what went wrong as one paragraph, without a stack trace."""
+    """Show what went wrong, and warnings, as a paragraph each, without a stack trace or a line of code."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
+            yield
     except (ValueError, OSError) as error:
         gone = str(error) == "[Errno 2] No such file or directory"  # os.getcwd() names no file
         raise click.ClickException("The folder you are in is gone. Type: cd ~" if gone else str(error)) from error
@@ -33,7 +36,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xrayhelpers")
 def main() -> None:
-    """Fetch images for the chest X-ray lessons, and look at this machine. For learning, not for diagnosis."""
+    """Fetch images for the chest X-ray lessons, and tidy up. For learning, not for diagnosis."""
 
 
 @main.group()
@@ -55,20 +58,12 @@ def fetch_kaggle(destination: str) -> None:
 @click.option("--classes", default="", help="Labels of class folders with other names: healthy=0,ill=1")
 def fetch_folder(path: str, classes: str) -> None:
     """Look at a folder of your own and say how to use it."""
-    from xrayhelpers.data import open_data
+    from xrayhelpers.data import load_index, open_data
 
     source, words = open_data(path, classes), ["--data", path, *(["--classes", classes] if classes else [])]
-    click.echo(f"{source}\nUse it: python tools/run.py {shlex.join(words)}, or data = {path!r} in a notebook.")
-
-
-@main.command()
-def doctor() -> None:
-    """Check versions, device, data, weights and disk; say what to fix."""
-    from xrayhelpers._doctor import check_all
-
-    for check in check_all():
-        advice = f"  -> {check.advice}" if check.advice else ""
-        click.echo(f"{check.name:<14} {check.found}{advice}")
+    load_index(source.folder)  # says what is wrong with the files
+    there = f"data = {path!r}" + (f", classes = {classes!r}" if classes else "")
+    click.echo(f"{source}\nUse it: python tools/run.py {shlex.join(words)}, or {there} in a notebook.")
 
 
 @main.group()

@@ -43,15 +43,18 @@ MEANINGS = {
     r"no module named|importerror": "The client is not whole. Type: python -m pip install --force-reinstall kaggle",
     r"permissionerror|errno 13|errno 30": "The file or folder named at the end cannot be written: see who owns it. "
     "For the client's own folder, let KAGGLE_CONFIG_DIR name one of yours.",
-    r"certificate": "This network has a certificate of its own (a school, a firm): try another, or let "
-    "REQUESTS_CA_BUNDLE name the certificate's file.",
-    r"\b407\b|proxy auth": "The proxy wants a password. Type: export https_proxy=http://user:password@host:port",
-    r"authentication required|\b401\b|unauth": f"Kaggle does not accept the token (401). {GUIDE}.",
+    r"certificate": "This network has a certificate of its own (a school, a firm), or the clock here is wrong: try "
+    "another network, or let REQUESTS_CA_BUNDLE name the certificate's file.",
+    r"\b407\b|proxy auth|tunnel connection failed: 4": "The proxy of this network refuses, or wants a password. Type: "
+    "export https_proxy=http://user:password@host:port",
+    r"authentication required|\b401\b|unauth|must authenticate|could not find kaggle\.json|expecting property name": ""
+    f"Kaggle gets no valid token (401). {GUIDE}.",
     r"\b403\b|forbidden|permission": f"Kaggle refuses (403): open the data page once, and accept its rules. {GUIDE}.",
     r"\b404\b|not found\b": "Kaggle has no such data set (404). Check its address.",
     r"\b429\b|too many requests": f"Too many requests (429). Wait a few minutes and {AGAIN}.",
-    r"expecting value": "The answer is not Kaggle's: a proxy or log-in page is in between. Try another network.",
-    r"\b50\d\b": f"Kaggle's service has a problem (50x). Wait some minutes and {AGAIN}.",
+    r"expecting value|wrong_version_number": "The answer is not Kaggle's: a proxy or log-in page is in between. Try "
+    "another network.",
+    r"(?<!timeout=)\b50\d\b": f"Kaggle's service has a problem (50x). Wait some minutes and {AGAIN}.",
     r"does not match expected size": f"The file came with a wrong length. {AGAIN.capitalize()}.",
     r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": "The connection failed. What has arrived is "
     f"kept: {AGAIN} to resume.",
@@ -188,6 +191,8 @@ def fetch_kaggle(destination: str | Path = "data") -> DataSource:
     with storing(destination):
         archive.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(destination / ".fetch.lock"):
+            with contextlib.suppress(OSError):  # holds something, or is not there
+                folder.rmdir()
             if folder.exists():
                 note = f"already there, {open_data(folder).note}. Move the folder away to fetch it again"
                 return DataSource("kaggle", folder, KAGGLE, note)

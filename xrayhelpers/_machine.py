@@ -203,7 +203,8 @@ def package_digest() -> str:
 OURS = re.compile(
     r"\.?files\.json(\.[\w-]+\.part)?"
     r"|(pixels/\.?\d+px-[13]ch-(nearest|bilinear|area)-[0-9a-f]{20}|features/\.?features-[0-9a-f]{16}"
-    r"|vgg16/\.?imagenet-[0-9a-f]{12})\.(npy|npz|json|lock|part|npy\.lock)(\.[\w-]+\.part)?"
+    r"|vgg16/\.?imagenet-[0-9a-f]{12}|copies/\.?[0-9a-f]{20}-\d+)"
+    r"\.(npy|npz|json|png|lock|part|npy\.lock)(\.[\w-]+\.part)?"
     r"|phantom-\d+-train\d+-test\d+-val\d+-seed\d+[^/]*(\.lock|/phantom\.json"
     r"|/chest_xray/(train|test|val)/(NORMAL|PNEUMONIA)/((NORMAL2-)?IM-\d|person\d)[^/]*\.jpeg)"
 )
@@ -259,7 +260,7 @@ def _cached() -> tuple[list[Path], int]:
     """Return the files of this package in the cache folder, and how many others there are."""
     folder, ours, others = cache_folder(), [], 0
     for top in folder.glob("*"):
-        known = top.name.startswith(("pixels", "features", "vgg16", "phantom-")) and top.is_dir()
+        known = top.name.startswith(("pixels", "features", "vgg16", "copies", "phantom-")) and top.is_dir()
         for path in top.rglob("*") if known else [top]:
             if path.is_file() and OURS.fullmatch(path.relative_to(folder).as_posix()):
                 ours.append(path)

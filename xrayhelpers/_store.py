@@ -7,6 +7,7 @@ one process build while others wait. No pickle is ever loaded. `training.keep_fe
 way.
 
 `files.json` in the cache folder remembers what was seen in each image file, so that each is checked and hashed once.
+`copies/` holds what other libraries would read differently, as PNG files that all of them read alike.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from typing import BinaryIO
 import filelock
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from xrayhelpers import _machine
-from xrayhelpers._images import INTERPOLATIONS, UnreadableError, inspect, read_resized
+from xrayhelpers._images import INTERPOLATIONS, UnreadableError, inspect, read_image, read_resized
 from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, cores, progress
 
-VERSION = 3
+VERSION = 4
 MOST_REMEMBERED = 200_000  # files
 DECODERS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
 CHUNK = 256  # images decoded before they are written: 12 MB at 128 px, so that memory does not grow with the data
@@ -50,7 +52,7 @@ def load_images(index: pd.DataFrame, size: int, *, channels: int = 3, interpolat
     size : int
         Side of the result in pixels.
     channels : int
-        3 (RGB) or 1 (grey).
+        3 (RGB) or 1 (gray).
     interpolation : str
         "nearest" as Keras's `load_img` does, "bilinear" as `cv2.resize` does (both after a full decode), "area":
         averages; a JPEG is then decoded at a reduced scale, at least three times `size`: three times faster.
@@ -85,10 +87,10 @@ def load_images(index: pd.DataFrame, size: int, *, channels: int = 3, interpolat
 def _key(index: pd.DataFrame, size: int, channels: int, interpolation: str) -> str:
     """Hash what decides the pixels."""
     digest = hashlib.sha256(f"{VERSION} {size} {channels} {interpolation}\n".encode())
-    for path, mode, facts in zip(index["path"], index["mode"], look_at(index["path"]), strict=True):
+    for path, facts in zip(index["path"], look_at(index["path"]), strict=True):
         if reason := facts.get("reason"):
             raise DataError(f"{path} cannot be read any more ({reason}). Index the folder again: load_index(folder).")
-        digest.update(f"{facts['sha256']} {mode}\n".encode())
+        digest.update(f"{facts['sha256']}\n".encode())
     return digest.hexdigest()[:20]
 
 
@@ -135,13 +137,28 @@ def _remembered(file: Path) -> dict[str, dict]:
     return {}
 
 
+def readable_copies(rows: pd.DataFrame) -> list[str]:
+    """Copy images as gray or RGB PNG files of 8 bits, upright, and return their paths; each is copied once and kept."""
+
+    def one(path: str, mode: str, facts: dict) -> str:
+        copy = cache_folder() / "copies" / f"{facts['sha256'][:20]}-{mode.partition(';')[2] or 8}.png"
+        if not copy.is_file():
+            image = Image.fromarray(read_image(path, mode=mode)).convert("L" if mode[0] in "1LI" else "RGB")
+            _machine.write_atomic(copy, lambda file: image.save(file, "PNG"))
+        return str(copy)
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        copies = pool.map(one, rows["path"], rows["mode"], look_at(rows["path"]))
+        return list(progress(copies, total=len(rows), desc="copying", unit="image"))
+
+
 def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> Iterator[np.ndarray]:
     """Decode all images with all cores, and give them in order, a chunk at a time."""
     broken: list[tuple[str, str]] = []
 
-    def one(path: str, name: str, mode: str) -> np.ndarray:
+    def one(path: str, name: str) -> np.ndarray:
         try:
-            return read_resized(path, shape[1], shape[3], interpolation, mode)
+            return read_resized(path, shape[1], shape[3], interpolation)
         except UnreadableError as error:
             broken.append((name, str(error).partition(": ")[2]))
             return np.zeros(shape[1:], np.uint8)
@@ -149,7 +166,7 @@ def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> 
     with ThreadPoolExecutor(DECODERS) as pool, progress(total=len(index), desc="decoding", unit="image") as bar:
         for start in range(0, len(index), CHUNK):
             rows = index.iloc[start : start + CHUNK]
-            images = np.stack(list(pool.map(one, rows["path"], rows["name"], rows["mode"])))
+            images = np.stack(list(pool.map(one, rows["path"], rows["name"])))
             yield images
             bar.update(len(images))
     if broken:

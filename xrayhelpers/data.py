@@ -29,11 +29,12 @@ from PIL import Image
 
 from xrayhelpers._images import IMAGE_SUFFIXES, read_image
 from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning, StorageError, default_data, resolve, setting
-from xrayhelpers._store import load_images, look_at
+from xrayhelpers._store import load_images, look_at, readable_copies
 
 SPLITS = ("train", "test", "val")  # the folders
 SPLIT_NAMES = {"training": "train", "testing": "test", "valid": "val", "validation": "val"} | {s: s for s in SPLITS}
-SPLIT_NAMES |= {f"{name}{end}": split for name, split in SPLIT_NAMES.items() for end in ("_set", " set", "_images")}
+# What a folder's name may end in: train_set, Test Images, normal cases.
+ENDING = re.compile(r"(?<=[^\W_])[\W_]*(?:sets?|data|images?|cases|dir|folder)$")
 PARTS = ("train", "validation", "test")  # what `split_index` makes of them
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 COLUMNS = ("path", "name", "split", "label", "patient", "cause", "width", "height", "mode", "bytes")
@@ -111,7 +112,7 @@ class DataSource:
             (folder / name).mkdir()
         people = pd.factorize(train["patient"])[0]
         for number, (image, person) in enumerate(zip(train.itertuples(), people, strict=True)):
-            copy = Image.fromarray(read_image(image.path, mode=image.mode))
+            copy = Image.fromarray(read_image(image.path))
             copy.save(folder / list(CLASSES)[image.label] / f"person{person}_{number:04d}.jpeg", quality=95)
         return folder
 
@@ -159,8 +160,8 @@ def _labels() -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a folder's name as it is compared: in any case, with an umlaut as one sign or as two."""
-    return unicodedata.normalize("NFC", name).strip().casefold()
+    """Return a folder's name as it is compared: in any case, without an ending, an umlaut as one sign or as two."""
+    return ENDING.sub("", unicodedata.normalize("NFC", name).strip().casefold())
 
 
 def _read_classes(classes: dict[str, int] | str | None = None, folder: Path | None = None) -> dict[str, int]:
@@ -179,11 +180,21 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _trees(path: Path, names: set[str], depth: int = 2) -> list[Path]:
-    """Return the data sets in a folder and two levels below it; within one, no other is looked for."""
-    below = _folders(path)
-    if (path / TABLE).is_file() or names & {_plain(p.name) for p in below}:
+    """Return the data sets in a folder and two levels below it; of those within another, the ones with more files."""
+    if (path / TABLE).is_file():
         return [path]
-    return [tree for p in below if depth and os.access(p, os.R_OK | os.X_OK) for tree in _trees(p, names, depth - 1)]
+    below = {folder: _plain(folder.name) in names for folder in _folders(path)}
+    open_ = [folder for folder, own in below.items() if depth and not own and os.access(folder, os.R_OK | os.X_OK)]
+    inner = [tree for folder in open_ for tree in _trees(folder, names, depth - 1)]
+    return (
+        [path, *(tree for tree in inner if _count(tree, names) > _count(path, names))] if any(below.values()) else inner
+    )
+
+
+def _count(tree: Path, names: set[str]) -> int:
+    """Count the files in the parts or classes of a data set."""
+    parts = [folder for folder in _folders(tree) if _plain(folder.name) in names]
+    return sum(len(files) for part in parts for _, _, files in os.walk(part))
 
 
 def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
@@ -202,7 +213,8 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
         raise DataNotFoundError(f"{path} is a part of a data set. Give the folder above it: {path.parent}")
     if len(found) > 1:
         names = ", ".join(map(str, found[:8]))
-        raise DataNotFoundError(f"There are {len(found)} data sets in {path}: {names}. Which one? Give its path.")
+        text = f"There are {len(found)} data sets in {path}: {names}. Which one? Give its path"
+        raise DataNotFoundError(f"{text}{', or move the other away' if path in found else ''}.")
     if not found:
         names = ", ".join(p.name + "/" for p in _folders(path)[:8]) or "no folder at all"
         text = f"No train/ and test/ in {path}; found {names}. Expected {{train,test,val}}/{{NORMAL,PNEUMONIA}} or a"
@@ -212,7 +224,7 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
 
 def _describe_folder(folder: Path, record: DataRecord | None = None) -> str:
     """Count the image files by their names alone; say how many there are, and how many `record` has."""
-    files = _list_files(folder, _read_classes(folder=folder))
+    files = _list_files(folder, _read_classes(folder=folder), bool(setting("XRAYS_CLASSES")))
     accepted = [Path(path).suffix.lower() in (*IMAGE_SUFFIXES, "") for path in files["path"]]
     counts = files["split"][accepted].value_counts().reindex(SPLITS, fill_value=0).to_dict()
     text = f"{sum(counts.values())} images ({', '.join(f'{split} {n}' for split, n in counts.items())})"
@@ -268,6 +280,8 @@ def load_index(
         One row per image, sorted by name: path, name (relative, posix), split (the folder: train, test or val), label
         (int), patient (coarse reading), cause ("normal", "bacteria", "virus", "unknown"), width, height (pixels,
         upright), mode (Pillow's; "I;12" is a PNG of 16 bits of which 12 are used, by all such files together), bytes.
+        Where a file is DICOM, has 16 bits, or lies on its side, `path` is that of a copy in the cache folder: an
+        upright PNG of 8 bits, which every library reads alike.
         `index.attrs["unreadable"]` maps the name of every file left out to the reason; `index.attrs["damaged"]` that
         of every damaged one, left out or kept.
 
@@ -279,9 +293,9 @@ def load_index(
     wish = on_damage or setting("XRAYS_ON_DAMAGE")
     if wish not in ("", "error", "leave out", "keep"):
         raise ValueError(f'on_damage={wish!r} is unknown. Type "error", "leave out" or "keep".')
-    root = _find_tree(folder, _read_classes(classes))
+    root, named = _find_tree(folder, _read_classes(classes)), bool(classes or setting("XRAYS_CLASSES"))
     classes = _read_classes(classes, root)
-    files = _list_files(root, classes)
+    files = _list_files(root, classes, named)
     facts = look_at(files["path"])
     files["name"] = [unicodedata.normalize("NFC", os.fsencode(name).decode(errors="replace")) for name in files["name"]]
     reasons = {name: fact.get("reason") or fact["damage"] for name, fact in zip(files["name"], facts, strict=True)}
@@ -294,25 +308,33 @@ def load_index(
             text += f". Without a word of yours at most {MOST_UNREADABLE:.0%} are left out: mend or convert, or choose"
             raise DataError(f'{text} load_index(folder, on_damage="leave out"), or XRAYS_ON_DAMAGE="leave out".')
         _warn(f"{text}. {'They' if len(odd) == (~keep).sum() else (~keep).sum()} are left out; see index.attrs.")
-    seen = pd.DataFrame([fact for fact, of in zip(facts, keep, strict=True) if of], files.index[keep], COLUMNS[-4:])
+    seen = [fact for fact, kept in zip(facts, keep, strict=True) if kept]
+    seen = pd.DataFrame(seen, files.index[keep], [*COLUMNS[-4:], "plain"])
     index = files[keep].join(seen).sort_values("name", ignore_index=True)
     if index.empty:
         raise DataError(f"{root} holds no readable image. Put some there, or give {_labels()}.")
     said = index["cause"].mask(index["cause"] == "", index["name"].str.lower().str.extract(f"({CAUSE.pattern})")[0])
     index["cause"] = said.fillna("unknown").mask(index["label"] == 0, "normal")
     index["patient"] = _read_patients(index)
+    advice = "Put some there"
     if not (index["split"] == "test").any():
         chosen = index["name"].isin(_whole_patients(index.assign(split="train"), seed=0))
         index["split"] = np.where(chosen, "test", "train")
         _warn(f"No test folder: {chosen.sum()} images of whole patients become test, the same at each start.")
+        advice = f"{index['patient'].nunique()} patients may be too few for a test set. Add some"
     for split, (name, label) in ((split, pair) for split in ("train", "test") for pair in classes.items()):
         if not ((index["split"] == split) & (index["label"] == label)).any():
-            raise DataError(f"{split} holds no readable image of {name}. Put some there, or give {_labels()}.")
-    deep = index["mode"].astype(str).str.extract(r";(\d+)")[0].dropna()
+            raise DataError(f"{split} holds no readable image of {name}. {advice}, or give {_labels()}.")
+    deep = index["mode"].astype(str).str.extract(r";(\d+)")[0].dropna().astype(int)
     if len(deep):
-        bits, counts = max(deep, key=int), ", ".join(f"{n} look like {b} bits" for b, n in deep.value_counts().items())
+        counts = deep.value_counts()
+        bits = max(counts.index[counts >= min(counts.max(), 0.05 * len(deep))])  # not what a file in twenty needs
         index["mode"] = index["mode"].str.replace(r";\d+", f";{bits}", regex=True)
-        _warn(f"{len(deep)} PNG files of 16 bits ({counts}): all are read as {bits} bits, and what is above is white.")
+        words = [f"{n} look like {b} bits, as {index['name'][(deep == b).idxmax()]}" for b, n in counts.items()]
+        text = f"{len(deep)} PNG files of 16 bits ({', '.join(words)})"
+        _warn(f"{text}: all are read as {bits} bits, and what is above is white.")
+    other = ~index.pop("plain").astype(bool)
+    index.loc[other, "path"] = readable_copies(index[other])
     index.attrs["unreadable"] = {name: odd[name] for name in files["name"][~keep]}
     index.attrs["damaged"] = {name: reason for name, reason in odd.items() if reason.startswith("damaged")}
     return index
@@ -322,8 +344,11 @@ def _warn(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=3)
 
 
-def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
-    """List what stands in the class folders, without litter: path, name, split, label; from a table patient, cause."""
+def _list_files(root: Path, classes: dict[str, int], named: bool) -> pd.DataFrame:
+    """List what stands in the class folders, without litter: path, name, split, label; from a table patient, cause.
+
+    `named`: the reader has chosen the classes, so images of others are left out.
+    """
     if (root / TABLE).is_file():
         return _read_table(root / TABLE, classes)
     divided, rows, strange, seen, failed = False, [], Counter(), set(), []
@@ -333,7 +358,8 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
         divided |= not parts and any(_plain(name) in SPLIT_NAMES for name in inside)
         outside = divided and parts and parts[0] not in SPLIT_NAMES
         known = real not in seen and not outside
-        seen.add(real)  # a link to a folder above, and what stands beside train and test, are passed over
+        if not outside:  # a folder that a link shows again, and what stands beside train and test, are passed over
+            seen.add(real)
         if outside and {*parts, *map(_plain, inside)} & {*classes}:
             _warn(f"{place}/ beside train and test is left out. To use it, name it {' or '.join(SPLITS)}.")
         splits, labels = ([part for part in parts if part in names] for names in (SPLIT_NAMES, classes))
@@ -341,6 +367,7 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
             if found and len({names[part] for part in said}) > 1:
                 raise DataError(f"{place}/ is both {' and '.join(said)}. Move it elsewhere.")
         inside[:] = [name for name in inside if known and not LITTER.fullmatch(name)]
+        inside.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))  # a link is no folder's place
         found = [name for name in found if known and not LITTER.fullmatch(name)]
         if labels:
             kind = SPLIT_NAMES[splits[0]] if splits else "train", classes[labels[0]], "", ""
@@ -350,10 +377,12 @@ def _list_files(root: Path, classes: dict[str, int]) -> pd.DataFrame:
     for error in failed:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}). Check its owner and rights.") from error
     if strange := +strange:
-        near = difflib.get_close_matches(_plain(min(strange).split("/")[-1]), classes, 1, 0.6)
+        beside = [_plain(folder.name) for folder in _folders((root / min(strange)).parent)]
+        missing = [name for name in classes if name not in beside]
+        near = difflib.get_close_matches(_plain(min(strange).split("/")[-1]), missing, 1, 0.6)
         hint = f"Is {near[0]} meant? Rename it" if near else "Move them away"
         text = f"{strange.total()} images are outside of the classes {', '.join(classes)}, as in {min(strange)}/"
-        if classes == _read_classes(CLASSES):
+        if not named:
             raise DataError(f"{text}. {hint}, or give {_labels()}.")
         _warn(f"{text}: they are left out.")
     return pd.DataFrame(rows, columns=COLUMNS[:6])
@@ -363,13 +392,17 @@ def _read_table(file: Path, classes: dict[str, int]) -> pd.DataFrame:
     """Read `index.csv`; see `_list_files` for the columns."""
     try:
         text = file.read_text("utf-8-sig").replace("\0", "")
-        how = {"sep": max(",;\t", key=text.partition("\n")[0].count), "index_col": False, "skip_blank_lines": False}
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).rename(columns=_plain)
+        sep = max(",;\t", key=text.partition("\n")[0].count)
+        text = re.sub(f"{sep}+$", "", text, flags=re.MULTILINE)
+        how = {"sep": sep, "index_col": False, "skip_blank_lines": False}
+        with warnings.catch_warnings(action="error"):  # of values beyond the last column
+            table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).rename(columns=_plain)
         table = table[["path", "label"]].join(table.reindex(columns=["split", "patient", "cause"], fill_value=""))
-        table = table.map(str.strip)[(table != "").any(axis=1)]
+        table = table.fillna("").map(str.strip)
+        table = table[(table != "").any(axis=1)]
         paths = [file.parent / path.replace("\\", "/") for path in table["path"]]
         names = [Path(os.path.relpath(path, file.parent)).as_posix() for path in paths]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, Warning) as error:
         text = f"{file} cannot be read as a table with columns path and label ({error})"
         raise DataError(f"{text}. Save it as CSV UTF-8, as in docs/own-data.md.") from error
     labels = table["label"].map(lambda label: {"0": 0, "1": 1, **classes}.get(_plain(label)))
@@ -390,12 +423,14 @@ def _read_patients(index: pd.DataFrame) -> pd.Series:
         _warn(f"{len(odd)} images of label 0 are named as if they showed pneumonia (as {odd.iloc[0]}). Are they right?")
     read, own = stems.str.extract(f"^({PATIENT.pattern})")[0], stems.mask(twice, index["name"])
     tops = {label: said.value_counts() for label, said in read.groupby(index["label"])}
-    crowds = [top.index[0] for label, top in tops.items() if 2 * top.max() >= (index["label"] == label).sum() >= 10]
+    many = index["label"].value_counts().map(lambda n: min(max(10, n / 6), max(5, n / 2)))
+    crowds = {label: top.index[0] for label, top in tops.items() if top.max() >= many[label]}
     if (index["patient"] != "").all():
         return index["patient"]
     if crowds:
-        _warn(f"{crowds[0]} would be the patient of half of a class or more, so file names say no patient: {UNKNOWN}")
-        read = read.where(read.isna())
+        text = f"{' and '.join(crowds.values())} would be the patient of a sixth of a class or more"
+        _warn(f"{text}, so file names there say no patient: {UNKNOWN}")
+        read = read.mask(index["label"].isin([*crowds]))
     elif len(strange := index["name"][read.isna()]):
         text = f"{len(strange)} file names say no patient (as {strange.iloc[0]}; expected IM-0115-..., person1_...)"
         _warn(f"{text}: {UNKNOWN}")
@@ -535,7 +570,8 @@ def load_parts(
         raise DataError("The index has no column part. Split it first: index = split_index(index).")
     parts = {part: index[index["part"] == part] for part in PARTS}
     for part, label in ((part, label) for part in parts for label in (0, 1) if label not in {*parts[part]["label"]}):
-        text = f"{len(index)} images of {index['patient'].nunique()} patients are too few to be split. Give more."
-        raise DataError(f"There is no image of label {label} for {part}: {text}")
+        counts = index["split"][index["label"] == label].value_counts()
+        text = f"{', '.join(f'{split} has {n}' for split, n in counts.items())}: too few to be split. Give more."
+        raise DataError(f"There is no image of label {label} for {part}; {text}")
     images = {part: load_images(rows, size, interpolation=interpolation) for part, rows in parts.items()}
     return images, {part: rows["label"].to_numpy(np.int64) for part, rows in parts.items()}

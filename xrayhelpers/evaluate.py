@@ -61,6 +61,7 @@ def measure(
         - "bootstrap": the standard error over resamples of patients, on the log-odds scale, times Student's t for the
           number of patients. (Percentiles of the resamples lie too high near 1: they held the true value in 90 to 94 %
           of cases instead of 95 %.)
+        - "exact": if all scores are equal, as a constant answer's, whose metrics follow from the share of pneumonia.
         - "newcombe": for an ROC AUC above 0.96 or below 0.04, see `_intervals.newcombe_interval`.
         - "wilson": for a PR AUC above 0.9 and for each metric that is exactly 0 or 1, see
           `_intervals.wilson_interval`. Errors that never occurred cannot be drawn again, so that a bootstrap would be
@@ -76,8 +77,7 @@ def measure(
     No calibration error is among the metrics: binned, it is above zero even for a perfectly calibrated model, so that
     no interval around it can hold the true zero. Lesson 07 measures calibration by differences that chance moves both
     ways, with `paired_change`.
-    The number of patients of each class counts as given, not as chance, so that no resample lacks a class. Hence the
-    accuracy of a model that always predicts pneumonia is known exactly here.
+    The number of patients of each class counts as given, not as chance, so that no resample lacks a class.
 
     Examples
     --------
@@ -98,7 +98,9 @@ def measure(
         n = {"sensitivity": n_positive, "specificity": n_negative}.get(name, min(n_positive, n_negative))
         t = stats.t.ppf(0.975, n - 1) if n > 1 else np.nan
         counted = {"sensitivity": labels == 1, "specificity": labels == 0, "pr_auc": labels == 1}.get(name, labels >= 0)
-        if n > 1 and name == "roc_auc" and max(v, 1 - v) > HIGH[name]:
+        if np.ptp(scores) == 0:
+            rows[name] = (v, v, v, "exact")
+        elif n > 1 and name == "roc_auc" and max(v, 1 - v) > HIGH[name]:
             size = formulas.effective_patients(v, deviation**2, n_positive, n_negative, labels.size)
             rows[name] = (v, *formulas.newcombe_interval(v, *size), "newcombe")
         elif n > 1 and (v in (0, 1) or v > HIGH.get(name, 1)):

@@ -113,9 +113,8 @@ def heat_on_mask(maps: ArrayLike, masks: Sequence[np.ndarray]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per image, float in [0, 1]: heat (share of the heat that lies on the mask; NaN for a map without heat),
-        area (share of the pixels: what chance gives) and hit (1 if the hottest pixel lies on the mask, 0 if not: the
-        pointing game of Zhang et al., 2018; NaN without heat). All are NaN if the mask is empty.
+        One row per image, float in [0, 1]: heat (share of the heat that lies on the mask; NaN for a map without heat)
+        and area (share of the pixels: what chance gives). Both are NaN if the mask is empty.
 
     Raises
     ------
@@ -128,11 +127,6 @@ def heat_on_mask(maps: ArrayLike, masks: Sequence[np.ndarray]) -> pd.DataFrame:
     rows = []
     for heat, mask in zip(maps, masks, strict=True):
         share = cv2.resize(np.asarray(mask, dtype=np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA)
-        if share.max() == 0:
-            rows.append((np.nan, np.nan, np.nan))
-        elif heat.max() == 0:
-            rows.append((np.nan, share.mean(), np.nan))
-        else:
-            hottest = share[heat == heat.max()]
-            rows.append(((heat * share).sum() / heat.sum(), share.mean(), (hottest >= 0.5).mean()))
-    return pd.DataFrame(rows, columns=["heat", "area", "hit"], dtype=float)
+        whole, area = heat.sum(), share.mean()
+        rows.append(((heat * share).sum() / whole if whole and area else np.nan, area or np.nan))
+    return pd.DataFrame(rows, columns=["heat", "area"], dtype=float)

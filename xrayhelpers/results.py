@@ -1,8 +1,8 @@
 """What a model leaves behind: one JSON file per model in the folder `results/` of a run, and cards made from it.
 
-Lessons 02 to 06 write results; lesson 07 and the index page of a run read them. A file holds everything that is needed
-to judge the model again: a score for each image, not only the metrics. The cards follow Mitchell et al. (2019,
-doi:10.1145/3287560.3287596) for models and Gebru et al. (2021, doi:10.1145/3458723) for data.
+Lessons 02, 04 to 07, and 09 write results; later lessons and the index page of a run read them. A file holds
+everything that is needed to judge the model again: a score for each image, not only the metrics. The cards follow
+Mitchell et al. (2019, doi:10.1145/3287560.3287596) for models and Gebru et al. (2021, doi:10.1145/3458723) for data.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from IPython import get_ipython
 from numpy.typing import ArrayLike
 
 from xrayhelpers import _machine
-from xrayhelpers._intervals import check_scores
+from xrayhelpers._intervals import check_scores, effective_size, wilson_interval
 from xrayhelpers._machine import DataNotFoundError, DataWarning, package_digest, repository, run_folder, write_atomic
 from xrayhelpers.data import CLASSES, DataSource, count_patients, find_duplicates, fingerprint
 from xrayhelpers.evaluate import measure, predictive_values
 
 SCHEMA = 1
 LESSONS = {"knn": "02_knn", "cnn": "04_cnn", "vgg16": "05_vgg16", "tuned": "06_tuning"}
+LESSONS |= {"constant": "07_trust", "header": "07_trust", "crops": "09_another_batch"}
 COLUMNS = ["accuracy", "sensitivity", "specificity", "balanced_accuracy", "roc_auc"]
 PACKAGES = ("numpy", "pandas", "scikit-learn", "tensorflow", "keras")
 TABLES = ("metrics", "scores", "history")
@@ -222,7 +223,7 @@ def read_results(folder: Path | None = None) -> list[Result]:
             text = f"{path.name} is no result ({type(error).__name__}: {error}) and is left out. Move it away, or run"
             warnings.warn(f"{text} the lesson {lesson} again.", DataWarning, stacklevel=2)
     if not found:
-        where, lessons = f"{folder.parent.name}/{folder.name}", ", ".join(LESSONS.values())
+        where, lessons = f"{folder.parent.name}/{folder.name}", ", ".join(dict.fromkeys(LESSONS.values()))
         raise DataNotFoundError(f"Found no result in {where}. Run a lesson first ({lessons}), or all: make run.")
     return sorted(found, key=lambda result: (result.lesson or "later", result.protocol, result.model))
 
@@ -301,14 +302,19 @@ def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Seq
     """
     scores, metrics = result.scores, result.metrics
     share, called = scores["label"].mean(), scores["score"] >= result.threshold
-    groups = scores.assign(called=called).groupby("cause")
-    by_cause = groups.agg(images=("name", "size"), patients=("patient", "nunique"), predicted=("called", "mean"))
+    rows = {}
+    for cause, group in scores.assign(called=called).groupby("cause"):
+        value, patients = group["called"].mean(), group["patient"]
+        low, high = wilson_interval(value, effective_size(patients, value, 0.0))
+        rows[cause] = [len(group), patients.nunique(), value, f"[{low:.3f}, {high:.3f}]"]
+    columns = ["images", "patients", "predicted pneumonia", "interval"]
+    by_cause = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     values = predictive_values(metrics.loc["sensitivity"], metrics.loc["specificity"], [share, *prevalences])
     values.index = values.index.map("{:.1%}".format)
     interval = [f"[{row.low:.3f}, {row.high:.3f}]" for row in metrics.itertuples()]
     epochs = f"{len(result.history)} epochs, " if len(result.history) else ""
     lines = [
-        f"# Model card: {result.name}\n\n{NOT_FOR}\n\n## The model\n",
+        f"# Model card: {result.name}\n\n## Intended use\n\n{NOT_FOR}\n\n## The model\n",
         f"- Trained in lesson {result.lesson or '(unknown)'}, {epochs}seed {result.seed}, protocol `{result.protocol}`",
         *(f"- {key}: {value}" for key, value in result.parameters.items()),
         f"- Predicts pneumonia at a score of {result.threshold:.3f} or more",
@@ -317,7 +323,7 @@ def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Seq
         f"- Tested on {len(scores)} images of {scores['patient'].nunique()} patients, {share:.1%} with pneumonia",
         f"\n## How good it is\n\n{_table(metrics.assign(interval=interval)[['value', 'interval']], 'metric')}",
         "\nThe 95 % intervals are for other patients from the same place; they say nothing about another place.",
-        f"\n## For whom it fails\n\n{_table(by_cause.rename(columns={'predicted': 'predicted pneumonia'}), 'cause')}",
+        f"\n## For whom it fails\n\n{_table(by_cause, 'cause')}",
         "\n## What a prediction means\n\nppv: the share with pneumonia among those predicted to have it.",
         f"npv: the share without pneumonia among those predicted to be normal.\n\n{_table(values, 'prevalence')}",
         "\n## What the audit found\n",

@@ -215,10 +215,10 @@ def changed_images(
         Three equal channels.
     """
 
-    def one(path: str, mode: str, like: int) -> np.ndarray:
-        pixels = change(read_image(path, 1, mode)[..., 0], int(like))
+    def one(path: str, like: int) -> np.ndarray:
+        pixels = change(read_image(path, 1)[..., 0], int(like))
         small = cv2.resize(np.ascontiguousarray(pixels), (size, size), interpolation=cv2.INTER_AREA)
         return np.repeat(small[..., None], 3, axis=2)
 
     with ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(one, rows["path"], rows["mode"], np.asarray(classes))))
+        return np.stack(list(pool.map(one, rows["path"], np.asarray(classes))))

@@ -1,4 +1,4 @@
-"""Look at this machine and say what works, and what to type for what does not."""
+"""Look at this machine and say what works, and what to type for what does not: ``python tools/doctor.py``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tools` is not installed
 
 from xrayhelpers import __version__
 from xrayhelpers._machine import DataError, cache_folder, cores, default_data, setting_path
@@ -73,7 +75,7 @@ def _check_data() -> Check:
 
         return Check("data", str(open_data("auto")))
     except DataError as error:
-        return Check("data", "not usable", str(error))
+        return Check("data", "not usable", str(error).replace("--classes ", "XRAYS_CLASSES="))
     except ImportError as error:  # what is missing has a line of its own
         return Check("data", f"cannot be looked at ({error})", INSTALL)
 
@@ -85,3 +87,8 @@ def _check_weights() -> Check:
     keras = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     here = any(keras.glob("vgg16*notop*")) or any((cache_folder() / "vgg16").glob("*"))
     return Check("VGG16 weights", "in the cache" if here else "not here yet: lesson 05 fetches 56 MB once")
+
+
+if __name__ == "__main__":
+    for check in check_all():
+        print(f"{check.name:<14} {check.found}{f'  -> {check.advice}' if check.advice else ''}", flush=True)
