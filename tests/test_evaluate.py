@@ -183,6 +183,16 @@ def covered(auc, threshold, n_sets, n_patients=150, alike=0.5, seed=0):
 
 
 @pytest.mark.slow
+def test_a_constant_answer_is_known_exactly():
+    table = evaluate.measure([0] * 60 + [1] * 100, np.ones(160), patients=np.arange(160) // 2)
+    assert (table["method"] == "exact").all()
+    assert (table["low"] == table["value"]).all()
+    assert (table["high"] == table["value"]).all()
+    assert table["value"][["accuracy", "sensitivity", "specificity", "roc_auc"]].tolist() == [0.625, 1, 0, 0.5]
+    values = evaluate.predictive_values(table.loc["sensitivity"], table.loc["specificity"], 0.625).iloc[0]
+    assert values[["ppv", "ppv_low", "ppv_high"]].tolist() == pytest.approx([0.625] * 3)
+
+
 def test_intervals_hold_the_truth():
     """240 data sets of 150 patients with 2.2 images each, AUC 0.9, sensitivity 0.85 (one standard error: 1.4 %)."""
     shift = np.sqrt(2) * stats.norm.ppf(0.9)

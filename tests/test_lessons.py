@@ -1,17 +1,20 @@
 """papermill runs every lesson with odd parameters on a tiny phantom; its last section also runs without the package."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from collections import Counter
 
 import nbformat
+import numpy as np
 import optuna
 import papermill
 import pytest
 from optuna.trial import TrialState
 
 from tools.lessons import KERNEL_ARGUMENTS, ROOT, choose_parameters, find_lessons, kernel_environment
+from xrayhelpers import augment, models
 
 TINY = "phantom:train=40,test=20,val=4"
 ODD = {
@@ -116,6 +119,28 @@ def test_two_papermills_share_one_grid(tmp_path, monkeypatch):
     ]
     assert tables[0], "the lesson shows the trials"
     assert [out["data"].get("text/plain") for out in tables[0]] == [out["data"].get("text/plain") for out in tables[1]]
+
+
+def test_a_search_belongs_to_its_cell_its_code_and_the_values_that_this_reads(tmp_path):
+    """Else the table of an older search would come back, or Optuna would refuse the new one."""
+    (lesson,) = find_lessons(ROOT, ["06"])
+    (cell,) = [cell for cell in lesson.cells if "def name_study" in cell]
+    scope = {"training_data": augment.training_data, "report_cnn": models.report_cnn, "np": np, **lesson.parameters}
+
+    def name(read="LOW, WIDTHS = 0.1, [32, 128]", code="return LOW, WIDTHS", cell_run="create_study()", **settings):
+        path = tmp_path / f"objective{len(list(tmp_path.glob('*.py')))}.py"  # inspect wants a file
+        path.write_text(f"{read}\ndef objective(trial):\n    {code}\n")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        now = {**scope, "precision": "float32 (of no reason)", "In": ["", cell_run], **settings}
+        exec(cell, now)
+        return now["name_study"]("search", [{"train": np.ones(3)}, {"train": np.ones(3)}], module.objective)
+
+    others = [name(read="LOW, WIDTHS = 0.2, [32, 128]"), name(read="LOW, WIDTHS = 0.1, [32]"), name(epochs=9)]
+    others += [name(code="return WIDTHS, LOW"), name(cell_run="create_study(sampler)")]
+    assert name() == name()
+    assert len({name(), *others}) == 6
 
 
 # What a process does in which `import xrayhelpers` fails, wherever it might be installed.

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from xrayhelpers import evaluate, results
 from xrayhelpers.data import (
@@ -254,9 +256,12 @@ def test_model_card_holds_the_values_of_the_result(run):
     for metric, row in result.metrics.iterrows():
         assert cells(card, metric) == [f"{row['value']:.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]"]
     for cause, scores in result.scores.groupby("cause"):
-        shown = [float(cell) for cell in cells(card, cause)]
+        *shown, interval = cells(card, cause)
         expected = [len(scores), scores["patient"].nunique(), (scores["score"] >= 0.4).mean()]
-        assert shown == pytest.approx(expected, abs=5e-4)
+        assert [float(cell) for cell in shown] == pytest.approx(expected, abs=5e-4)
+        sizes = scores["patient"].value_counts()
+        limits = proportion_confint(expected[2] * (n := sizes.sum() ** 2 / (sizes**2).sum()), n, method="wilson")
+        assert interval == "[{:.3f}, {:.3f}]".format(*limits)
     hit, spared = (result.metrics.loc[metric] for metric in ("sensitivity", "specificity"))
     for share in (0.1, 0.5):
         expected = evaluate.predictive_values(hit, spared, share).iloc[0]
@@ -314,6 +319,20 @@ def load_tool():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_cards_of_the_site_are_those_that_the_stored_lesson_wrote():
+    root = Path(__file__).resolve().parents[1]
+    lesson = nbformat.read(root / "notebooks" / "09_another_batch.ipynb", 4)
+    outputs = [output for cell in lesson.cells for output in cell.get("outputs", [])]
+    shown = [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    (said,) = [o.text for o in outputs if o.get("text", "").startswith("written: ")]
+    stored = {path.name: path.read_text("utf-8") for path in (root / "docs" / "cards").glob("*.md")}
+    assert sorted(stored) == said.partition(": ")[2].strip().split(", ")
+    assert [stored["crops-patient.md"], stored["data.md"]] == shown
+    (mark,) = {re.search(r"Fingerprint (\w+)", text)[1] for text in stored.values()}
+    assert len(mark) == 12
+    assert all(f"| {metric} |" in stored["cnn-patient.md"] for metric in evaluate.METRICS)
 
 
 def test_only_cards_of_the_phantom_are_copied(tmp_path):

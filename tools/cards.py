@@ -1,6 +1,7 @@
 """Copy the model and data cards of a run on the phantom into `docs/cards`, where the site shows them.
 
-`python tools/cards.py` after `make run`; lesson 09 writes the cards, nobody types them.
+`make refresh` does so when it stores lesson 09, which writes the cards, and so does `python tools/cards.py` after
+`make run`.
 """
 
 from __future__ import annotations

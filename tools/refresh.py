@@ -18,13 +18,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tools` is not installed
 
 from tools import lessons
+from tools.cards import copy_cards
 from xrayhelpers._machine import write_atomic
 
 
 def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None:
     """Run lessons on the phantom data with their own parameters and store them in place.
 
-    Lessons that a chosen one needs or reads are run before it, but not stored. Nothing is stored of a lesson
+    Lessons that a chosen one needs or reads are run before it, but not stored. The cards that lesson 9 writes go to
+    `docs/cards`. Nothing is stored of a lesson
     that fails, and nothing that differs from run to run: no times, no stderr, no state of widgets.
     """
     chosen = lessons.find_lessons(root, only)
@@ -51,6 +53,8 @@ def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None
             ).execute()
             if path in stored:
                 write_atomic(path, nbformat.writes(clean_notebook(notebook)) + "\n")
+        if Path(folder, "cards").is_dir():  # lesson 9 has run
+            copy_cards(Path(folder), root / "docs" / "cards")
 
 
 def clean_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

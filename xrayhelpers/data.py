@@ -103,8 +103,8 @@ class DataSource:
         That is the reader's own folder, or else a temporary one of copies as JPEG files (`person12_0345.jpeg`).
         """
         train = index[index["split"] == "train"]
-        kaggle = rf"train/(NORMAL|PNEUMONIA)/(?P<patient>{PATIENT.pattern})[^/]*\.jpe?g"
-        if (train["name"].str.extract(f"^{kaggle}$")["patient"] == train["patient"]).all():
+        kaggle = rf"[/\\]train[/\\](NORMAL|PNEUMONIA)[/\\](?P<patient>{PATIENT.pattern})[^/\\]*\.jpe?g$"
+        if (train["path"].str.extract(kaggle)["patient"] == train["patient"]).all():
             return Path(train["path"].iloc[0]).parents[1]
         folder = Path(tempfile.mkdtemp(prefix="xrays-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -209,6 +209,7 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
     if not found and (path.parent / TABLE).is_file():
         return path.parent
     part = _plain(path.name) in SPLIT_NAMES and found in ([], [path])
+    part = part and not {_plain(p.name) for p in _folders(path)} & {*SPLIT_NAMES}
     if part and sum(_plain(p.name) in SPLIT_NAMES for p in _folders(path.parent)) > 1:
         raise DataNotFoundError(f"{path} is a part of a data set. Give the folder above it: {path.parent}")
     if len(found) > 1:
@@ -331,8 +332,7 @@ def load_index(
         bits = max(counts.index[counts >= min(counts.max(), 0.05 * len(deep))])  # not what a file in twenty needs
         index["mode"] = index["mode"].str.replace(r";\d+", f";{bits}", regex=True)
         words = [f"{n} look like {b} bits, as {index['name'][(deep == b).idxmax()]}" for b, n in counts.items()]
-        text = f"{len(deep)} PNG files of 16 bits ({', '.join(words)})"
-        _warn(f"{text}: all are read as {bits} bits, and what is above is white.")
+        _warn(f"{len(deep)} PNG files of 16 bits ({', '.join(words)}): all are read as {bits} bits, more is white.")
     other = ~index.pop("plain").astype(bool)
     index.loc[other, "path"] = readable_copies(index[other])
     index.attrs["unreadable"] = {name: odd[name] for name in files["name"][~keep]}
@@ -423,7 +423,7 @@ def _read_patients(index: pd.DataFrame) -> pd.Series:
         _warn(f"{len(odd)} images of label 0 are named as if they showed pneumonia (as {odd.iloc[0]}). Are they right?")
     read, own = stems.str.extract(f"^({PATIENT.pattern})")[0], stems.mask(twice, index["name"])
     tops = {label: said.value_counts() for label, said in read.groupby(index["label"])}
-    many = index["label"].value_counts().map(lambda n: min(max(10, n / 6), max(5, n / 2)))
+    many = index["label"].value_counts().map(lambda n: min(max(8, n / 6), max(5, n / 2)))
     crowds = {label: top.index[0] for label, top in tops.items() if top.max() >= many[label]}
     if (index["patient"] != "").all():
         return index["patient"]
