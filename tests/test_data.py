@@ -853,6 +853,20 @@ def test_one_depth_for_a_folder(tmp_path):
         np.testing.assert_array_equal(Image.open(path).convert("L"), image[..., 0])
 
 
+def test_a_photograph_on_its_side_is_upright_for_every_library(tree):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    save(tree / FILE, size=(64, 48), exif=exif)
+    index = load_index(tree)
+    (row,) = index[index["name"] == FILE].itertuples()
+    assert (row.width, row.height) == (48, 64) == Image.open(row.path).size
+    assert row.path != str(tree / FILE)
+    assert set(index["path"]) & {str(tree / name) for name in index["name"]} == {*index["path"]} - {row.path}
+    folder = open_data(tree).class_folders(index)  # not the reader's own: there it lies on its side
+    found = sorted(path.parent.name for path in folder.glob("*/*.jpeg"))
+    assert found == sorted(name.split("/")[1] for name in index["name"] if name.startswith("train/"))
+
+
 def test_bad_settings_and_an_image_that_went_away(tree, cache):
     index = load_index(tree)
     for how, text in (
