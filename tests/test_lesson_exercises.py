@@ -168,7 +168,7 @@ def test_exercises_use_only_what_the_lesson_defines():
     for path, solution in zip(LESSONS, SOLUTIONS, strict=True):
         sources = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
         stored, loaded = names_of([*sources, *answers(solution)])
-        assert loaded - stored - {*dir(builtins), "display"} == set(), path.stem
+        assert loaded - stored - {*dir(builtins), "display", "In"} == set(), path.stem
 
 
 # --------------------------------------------------------------------------------- right and wrong answers
