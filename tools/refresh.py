@@ -26,8 +26,8 @@ def refresh_lessons(only: Iterable[str] = (), root: Path = lessons.ROOT) -> None
     """Run lessons on the phantom data with their own parameters and store them in place.
 
     Lessons that a chosen one needs or reads are run before it, but not stored. The cards that lesson 9 writes go to
-    `docs/cards`. Nothing is stored of a lesson
-    that fails, and nothing that differs from run to run: no times, no stderr, no state of widgets.
+    `docs/cards`. Nothing is stored of a lesson that fails, and nothing that differs from run to run: no times, no
+    stderr, no state of widgets.
     """
     chosen = lessons.find_lessons(root, only)
     needed = {name for lesson in chosen for name in (lesson.name, *lesson.needs, *lesson.reads)}

@@ -186,9 +186,9 @@ def _trees(path: Path, names: set[str], depth: int = 2) -> list[Path]:
     below = {folder: _plain(folder.name) in names for folder in _folders(path)}
     open_ = [folder for folder, own in below.items() if depth and not own and os.access(folder, os.R_OK | os.X_OK)]
     inner = [tree for folder in open_ for tree in _trees(folder, names, depth - 1)]
-    return (
-        [path, *(tree for tree in inner if _count(tree, names) > _count(path, names))] if any(below.values()) else inner
-    )
+    if not any(below.values()):
+        return inner
+    return [path, *(tree for tree in inner if _count(tree, names) > _count(path, names))]
 
 
 def _count(tree: Path, names: set[str]) -> int:
