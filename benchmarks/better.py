@@ -10,7 +10,7 @@ import time
 import click
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from benchmarks.phantom import reframe
 from xrayhelpers._keras import keras
@@ -18,7 +18,6 @@ from xrayhelpers._machine import cache_folder
 from xrayhelpers._vgg16 import vgg16_weights
 from xrayhelpers.augment import Augmentation, training_data
 from xrayhelpers.data import fingerprint, load_images, load_index, open_data, split_index
-from xrayhelpers.evaluate import choose_threshold
 from xrayhelpers.models import set_precision
 
 WAYS = {
@@ -58,11 +57,10 @@ def train(rows: pd.DataFrame, seed: int, *, size: int, epochs: int, rate: float,
     click.echo(set_precision())
     images, labels = load_images(rows, size), rows["label"].to_numpy()
     weight = {label: len(labels) / 2 / (labels == label).sum() for label in (0, 1)}
-    how = {"augmentation": WAYS[way], "batch_size": 32, "seed": seed, "class_weight": weight}
-    data = training_data(images, labels, **how)
+    data = training_data(images, labels, augmentation=WAYS[way], batch_size=32, seed=seed)
     model = build(size, epochs * len(data), rate, seed)
     began = time.perf_counter()
-    model.fit(data, epochs=epochs, verbose=2)
+    model.fit(data, epochs=epochs, class_weight=weight, verbose=2)
     seconds = time.perf_counter() - began
     per_second = len(rows) * epochs / seconds
     click.echo(f"{name}: {seconds / 60:.1f} minutes, {per_second:.0f} images/s, {keras.config.dtype_policy().name}")
@@ -88,6 +86,19 @@ def shares(labels: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[fl
     return roc_auc_score(labels, scores), found[labels == 1].mean(), 1 - found[labels == 0].mean()
 
 
+def choose_threshold(labels: np.ndarray, scores: np.ndarray, sensitivity: float = SENSITIVITY) -> float:
+    """Return the threshold with the highest specificity among those that reach a sensitivity.
+
+    It lies halfway between two scores; of equally good ones the nearest to 0.5 is taken.
+    """
+    scores = np.asarray(scores, float)
+    alarms, hit, cuts = roc_curve(labels, scores, drop_intermediate=False)
+    thresholds = np.r_[np.nextafter(scores.max(), 2), (cuts[1:-1] + cuts[2:]) / 2, 0.0]
+    worth = np.where(hit >= sensitivity, 1 - alarms, -1.0)
+    best = thresholds[worth >= worth.max() - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
 def fit(
     rows: pd.DataFrame, seed: int, *, size: int, epochs: int, rate: float, way: str
 ) -> tuple[keras.Model, float, np.ndarray, np.ndarray]:
@@ -96,7 +107,7 @@ def fit(
     model = train(index[index["part"] == "train"], seed, size=size, epochs=epochs, rate=rate, way=way)
     held = index[index["part"] == "validation"]
     images, labels = load_images(held, size), held["label"].to_numpy()
-    return model, choose_threshold(labels, score(model, images), "sensitivity", at_least=SENSITIVITY), images, labels
+    return model, choose_threshold(labels, score(model, images)), images, labels
 
 
 def candidate(size: int, epochs: int, rate: float = 1e-4, way: str = "crops"):

@@ -70,6 +70,12 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def nothing_planted():
+    """Keywords of a phantom in which nothing distinguishes the classes, not even disease: an audit must be silent."""
+    return {"quality_shortcut": False, "batch": 0.0, "shift": 0.0, "duplicates": 0, "contrast": 0.0}
+
+
+@pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory):
     """A small phantom folder (train 60, test 30, val 8): read it, do not change it."""
     from xrayhelpers._phantom import phantom_folder

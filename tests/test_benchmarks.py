@@ -2,11 +2,12 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import __main__ as bench
-from benchmarks import ways
+from benchmarks import better, ways
 from xrayhelpers import models
 
 
@@ -77,3 +78,10 @@ def test_part_of_a_folder_keeps_its_classes(phantom_root, tmp_path):
     assert sum(counts.values()) == 20
     assert all(abs(counts[name] / 20 - whole[name] / 60) < 0.1 for name in whole)
     assert len(list(tree.glob("test/*/*"))) == 30
+
+
+def test_the_better_model_gets_the_threshold_of_the_highest_specificity_at_a_sensitivity():
+    labels, scores = np.array([0, 0, 0, 1, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
+    assert better.choose_threshold(labels, scores, 1.0) == pytest.approx(0.35)
+    assert better.choose_threshold(labels, scores, 0.75) == pytest.approx(0.65)
+    assert better.choose_threshold([0, 1], [0.9, 0.1], 1.0) < 0.1

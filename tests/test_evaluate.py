@@ -409,28 +409,6 @@ def test_comparison_with_one_model_counts_only_what_was_planned(images):
         evaluate.compare_with(table, "vgg16", [], thresholds)
 
 
-# -------------------------------------------------------------------------------------------- threshold
-LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 1])
-SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
-
-
-def test_choose_threshold_by_hand():
-    for rule, options, expected in (
-        ("balanced_accuracy", {}, 0.65),  # 3/4 and 4/4, as good as 4/4 and 3/4 at 0.35; both 0.15 away from 0.5
-        ("sensitivity", {"at_least": 1.0}, 0.35),
-        ("specificity", {"at_least": 1.0}, 0.65),
-        ("specificity", {"at_least": 0.5}, 0.35),
-    ):
-        assert evaluate.choose_threshold(LABELS, SCORES, rule, **options) == pytest.approx(expected), (rule, options)
-
-
-def test_threshold_at_the_ends_and_wrong_rules():
-    assert evaluate.choose_threshold([0, 1], [0.9, 0.1], "sensitivity", at_least=1.0) < 0.1
-    assert evaluate.choose_threshold([0, 1], [0.9, 0.1], "specificity", at_least=1.0) > 0.9
-    with pytest.raises(ValueError, match="balanced_accuracy, sensitivity, specificity"):
-        evaluate.choose_threshold(LABELS, SCORES, "best")
-
-
 def wilson_row(hits, n):
     return pd.Series([hits / n, *intervals.wilson_interval(hits / n, n)], index=["value", "low", "high"])
 
@@ -490,15 +468,17 @@ def lesson_functions(*names):
 
 def test_costs_and_net_benefit_of_lesson_07_by_hand():
     """Vickers & Elkin (2006): true positives / n - false positives / n * t / (1 - t). Here n is the ward's."""
+    labels = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
     space = lesson_functions("cost", "net_benefit")
     # At 0.5 three of four sick children are found, and one of four healthy ones is a false alarm.
-    assert space["cost"](LABELS, SCORES, 0.5).mean() == pytest.approx(10 * 0.1 / 4 + 0.9 / 4)
-    assert space["cost"](LABELS, SCORES, 1.0).mean() == pytest.approx(10 * 0.1)  # all missed
-    assert space["net_benefit"](LABELS, SCORES, 0.5) == pytest.approx(0.1 * 3 / 4 - 0.9 / 4)
-    assert space["net_benefit"](LABELS, SCORES, 0.75) == pytest.approx(0.1 * 2 / 4)
-    calm = SCORES / 5  # some scores on either side of 1/11
-    cost = space["cost"](LABELS, calm, 1 / 11).mean()
-    assert cost == pytest.approx(10 * (0.1 - space["net_benefit"](LABELS, calm, 1 / 11)))
+    assert space["cost"](labels, scores, 0.5).mean() == pytest.approx(10 * 0.1 / 4 + 0.9 / 4)
+    assert space["cost"](labels, scores, 1.0).mean() == pytest.approx(10 * 0.1)  # all missed
+    assert space["net_benefit"](labels, scores, 0.5) == pytest.approx(0.1 * 3 / 4 - 0.9 / 4)
+    assert space["net_benefit"](labels, scores, 0.75) == pytest.approx(0.1 * 2 / 4)
+    calm = scores / 5  # some scores on either side of 1/11
+    cost = space["cost"](labels, calm, 1 / 11).mean()
+    assert cost == pytest.approx(10 * (0.1 - space["net_benefit"](labels, calm, 1 / 11)))
 
 
 def test_the_cheapest_threshold_of_a_calibrated_score_is_one_eleventh():

@@ -29,7 +29,7 @@ ROOMS = [
     *("_intervals", "evaluate", "results", "explain", "shortcuts", "plots", "widgets", "exercises"),
     *("_kaggle", "__main__"),
 ]
-MOST_CODE, MOST_PUBLIC_CODE = 2_785, 1_800  # lines without docstrings, comments and blanks; the aim is 2,700
+MOST_CODE, MOST_PUBLIC_CODE = 2_700, 1_800  # lines without docstrings, comments and blanks
 MOST_CELLS, MOST_WORDS = 45, 1_500  # of a lesson, before its exercises
 MOST_NAMES = defaultdict(lambda: 20, dict.fromkeys(("01", "02", "03", "04", "05", "06"), 12))
 LONGEST_CELL, LONGEST_LINE = 15, 84  # lines that are not blank; characters (notebooks/ruff.toml)

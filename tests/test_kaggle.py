@@ -404,7 +404,7 @@ RECORDED = {
     "You must authenticate before you can call the Kaggle API.": r"no valid token \(401\)",
     "json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes": r"no valid token \(401\)",
     "HTTPSConnectionPool(host='api.kaggle.com', port=443): Read timed out. (read timeout=500)": "connection failed",
-    "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)": "answer is not Kaggle's",
+    "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)": "log-in page answers",
     "certificate verify failed: certificate is not yet valid": "or the clock here is wrong",
     "ModuleNotFoundError: No module named 'kagglesdk'": "pip install --force-reinstall kaggle",
     "kaggle: error: unrecognized arguments: -q": "too old. Type: python -m pip install -U kaggle",

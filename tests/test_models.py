@@ -134,8 +134,11 @@ def nowhere(cache, tmp_path, monkeypatch):
 def write_keras_file(path, arrays, pattern="{0}/{0}_W_1:0 {0}/{0}_b_1:0"):
     with h5py.File(path, "w") as file:
         for number, name in enumerate(_vgg16.VGG16_LAYERS):
-            for key, array in zip(pattern.format(name).split(), arrays[2 * number : 2 * number + 2], strict=True):
-                file[f"{name}/{key.split('/', 1)[1]}"] = array
+            keys = pattern.format(name).split()
+            file.create_group(name).attrs["weight_names"] = [key.encode() for key in keys]
+            for key, array in zip(keys, arrays[2 * number : 2 * number + 2], strict=True):
+                file[name][key] = array
+        file.attrs["layer_names"] = [name.encode() for name in _vgg16.VGG16_LAYERS]
 
 
 def write_npz(path, arrays):

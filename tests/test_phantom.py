@@ -15,7 +15,7 @@ from PIL import Image
 
 from xrayhelpers import _phantom
 from xrayhelpers._machine import StorageError
-from xrayhelpers._phantom import NOTHING_PLANTED, Traps, draw_case, lesion_mask, phantom_folder, plan_cases
+from xrayhelpers._phantom import Traps, draw_case, lesion_mask, phantom_folder, plan_cases
 
 OFFICIAL = re.compile(
     r"(train|test|val)/(NORMAL/(NORMAL2-)?IM-\d{4}-\d{4}(-\d{4})?|PNEUMONIA/person\d+_(bacteria|virus)_\d+)\.jpeg"
@@ -123,11 +123,11 @@ def widths(folder: Path, label: str) -> np.ndarray:
     return np.array(found)
 
 
-def test_the_shortcut_of_size_is_planted_and_removable(tmp_path):
+def test_the_shortcut_of_size_is_planted_and_removable(tmp_path, nothing_planted):
     planted = draw(tmp_path, train=300, test=2, val=0, prevalence=0.5)
     wins = widths(planted, "NORMAL")[:, None] > widths(planted, "PNEUMONIA")
     assert 0.57 < wins.mean() < 0.85  # clearly, but not perfectly, as in the originals
-    removed = draw(tmp_path, train=300, test=2, val=0, prevalence=0.5, **NOTHING_PLANTED)
+    removed = draw(tmp_path, train=300, test=2, val=0, prevalence=0.5, **nothing_planted)
     wins = widths(removed, "NORMAL")[:, None] > widths(removed, "PNEUMONIA")
     assert 0.38 < wins.mean() < 0.62
 

@@ -125,11 +125,11 @@ def test_false_alarms_are_rare(monkeypatch):
 
 
 @pytest.mark.slow
-def test_audit_is_silent_on_phantoms_with_nothing_planted(tmp_path, monkeypatch):
+def test_audit_is_silent_on_phantoms_with_nothing_planted(tmp_path, monkeypatch, nothing_planted):
     monkeypatch.setenv("XRAYS_CACHE", str(tmp_path))
     alarms = 0
     for seed in range(5):
-        root = _phantom.phantom_folder(80, 2, 0, seed, **_phantom.NOTHING_PLANTED)
+        root = _phantom.phantom_folder(80, 2, 0, seed, **nothing_planted)
         rows = load_index(root)
         rows = rows[rows["split"] == "train"]
         suspects = shortcuts.measure_suspects(rows)

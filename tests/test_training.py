@@ -69,7 +69,6 @@ def small_model(optimizer="adam", dropout=0.3):
 def fit(folder=None, epochs=4, *, beside=(), model=None, data=None, **settings):
     """Train as a lesson does; returns all that must be the same to the last bit."""
     how = {key: settings.pop(key) for key in ("seed", "batch_size", "augmentation") if key in settings}
-    how |= {"class_weight": settings.pop("weights")} if "weights" in settings else {}
     data = training_data(*(data or (IMAGES, LABELS)), **how)
     model = model or small_model(settings.pop("optimizer", lambda: "adam")())
     settings = {"validation_data": (IMAGES[:40], LABELS[:40]), "verbose": 0, "epochs": epochs} | settings
@@ -113,7 +112,7 @@ WRONG = {"validation_data": (IMAGES[:40], 1 - LABELS[:40])}
 SETTINGS = {
     "crops, class weights, a rate by epoch": {
         "augmentation": CROPS,
-        "weights": {0: 2.0, 1: 0.5},
+        "class_weight": {0: 2.0, 1: 0.5},
         "batch_size": 16,
         "beside": [lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)],
     },
@@ -204,7 +203,6 @@ def test_any_other_setting_is_another_training():
         key(seed=1),
         key(batch_size=8),
         key(augmentation=None),
-        key(class_weight={0: 1.0, 1: 2.0}),
         key(begun=1),
         key(fit={"class_weight": {0: 1.0, 1: 2.0}}),
         key(fit={"validation_data": (other, LABELS)}),

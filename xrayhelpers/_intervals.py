@@ -42,22 +42,16 @@ def check_scores(
     if scores.ndim == 2 and scores.shape[1] == 1:  # what keras.Model.predict returns
         scores = scores[:, 0]
     if labels.ndim != 1 or scores.shape != labels.shape:
-        raise ValueError(
-            f"labels have the shape {labels.shape} and scores {scores.shape}; expected one score per image, in the "
-            'same order. Score the images that the labels belong to: scores = model.predict(images["test"]).'
-        )
+        text = f"labels have the shape {labels.shape} and scores {scores.shape}; expected one score per image, in the"
+        raise ValueError(f'{text} same order: scores = model.predict(images["test"]) for labels["test"].')
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels are {np.unique(labels)[:5]}; expected 0 (NORMAL) and 1 (PNEUMONIA): index['label'].")
     if np.unique(labels).size < 2:
-        raise ValueError(
-            f"all {labels.size} images have the same label; sensitivity and specificity need both. "
-            "Use more images, e.g. data='phantom:train=60,test=30'."
-        )
+        text = f"all {labels.size} images have the same label; sensitivity and specificity need both"
+        raise ValueError(f"{text}. Use more images, e.g. data='phantom:train=60,test=30'.")
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError(
-            f"scores range from {scores.min()} to {scores.max()}; expected probabilities in [0, 1]. "
-            "NaN means that training diverged: train again with a smaller learning rate."
-        )
+        text = f"scores range from {scores.min()} to {scores.max()}; expected probabilities in [0, 1]. NaN means that"
+        raise ValueError(f"{text} training diverged: train again with a smaller learning rate.")
     numbers = number_patients(patients, labels.size)
     if numbers.shape != labels.shape:
         raise ValueError(f"{numbers.size} patients for {labels.size} images; pass index['patient'] of the same rows.")

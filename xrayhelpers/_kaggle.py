@@ -52,12 +52,10 @@ MEANINGS = {
     r"\b403\b|forbidden|permission": f"Kaggle refuses (403): open the data page once, and accept its rules. {GUIDE}.",
     r"\b404\b|not found\b": "Kaggle has no such data set (404). Check its address.",
     r"\b429\b|too many requests": f"Too many requests (429). Wait a few minutes and {AGAIN}.",
-    r"expecting value|wrong_version_number": "The answer is not Kaggle's: a proxy or log-in page is in between. Try "
-    "another network.",
+    r"expecting value|wrong_version_number": "A proxy or log-in page answers instead of Kaggle. Try another network.",
     r"(?<!timeout=)\b50\d\b": f"Kaggle's service has a problem (50x). Wait some minutes and {AGAIN}.",
     r"does not match expected size": f"The file came with a wrong length. {AGAIN.capitalize()}.",
-    r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": "The connection failed. What has arrived is "
-    f"kept: {AGAIN} to resume.",
+    r"max retries exceeded|connection|resolve|timed? ?out|incompleteread": f"The connection failed: {AGAIN} to resume.",
 }
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -97,6 +98,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+DECODERS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
+
+
 def progress(iterable: Iterable | None = None, *, total: float | None = None, desc: str = "", unit: str = "it") -> tqdm:
     """Show a plain progress bar that leaves nothing behind; with `XRAYS_PROGRESS=off` iterate in silence.
 
@@ -105,6 +109,12 @@ def progress(iterable: Iterable | None = None, *, total: float | None = None, de
     out = sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
     how = {"disable": setting("XRAYS_PROGRESS").lower() == "off", "file": out, "unit_scale": unit == "B"}
     return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, **how)
+
+
+def in_threads(function: Callable, *columns: Iterable, desc: str, unit: str = "image") -> list:
+    """Map a function over columns of equal length with `DECODERS` threads, under a progress bar."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        return list(progress(pool.map(function, *columns), total=len(columns[0]), desc=desc, unit=unit))
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -212,10 +222,9 @@ OURS = re.compile(
 
 def trim_cache() -> None:
     """Delete the stores and features that were used least lately, where all together have more than `MOST_CACHE`."""
-    root, total = cache_folder(), 0
+    total = 0
     with contextlib.suppress(OSError):  # another process deletes as well, or maps a file (Windows)
-        records = [path for path in root.glob("*/*.json") if OURS.fullmatch(path.relative_to(root).as_posix())]
-        stores = [path for path in records if path.with_suffix(".npy").exists()]
+        stores = [path for path in _cached()[0] if path.suffix == ".json" and path.with_suffix(".npy").exists()]
         for used, record in sorted(((path.stat().st_mtime, path) for path in stores), reverse=True):
             total += record.with_suffix(".npy").stat().st_size
             if total > MOST_CACHE and time.time() - used > KEPT_FOR:

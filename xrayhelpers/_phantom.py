@@ -50,7 +50,6 @@ train, in the copies 0.88). The real pneumonias of test are a little sharper tha
 import json
 import math
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -96,10 +95,6 @@ class Traps:
     shift: float = 1.0
     duplicates: int = 4
     contrast: float = 1.0
-
-
-#: Keywords of a phantom in which nothing distinguishes the classes, not even disease: here an audit must be silent.
-NOTHING_PLANTED = {"quality_shortcut": False, "batch": 0.0, "shift": 0.0, "duplicates": 0, "contrast": 0.0}
 
 
 @dataclass(frozen=True)
@@ -391,9 +386,8 @@ def _draw_folder(folder: Path, sizes: dict[str, int], planted: Traps) -> None:
     for leftover in (folder, partial):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        with ThreadPoolExecutor(min(4, _machine.cores())) as pool:  # NumPy and OpenCV let threads run side by side
-            drawn = pool.map(lambda case: _write(case, partial / "chest_xray" / case.name), cases)
-            list(_machine.progress(drawn, total=len(cases), desc="drawing", unit="image"))
+        # NumPy and OpenCV let threads run side by side.
+        _machine.in_threads(lambda case: _write(case, partial / "chest_xray" / case.name), cases, desc="drawing")
         (partial / "phantom.json").write_text(json.dumps({"version": VERSION, **sizes, "traps": asdict(planted)}))
         partial.replace(folder)
     finally:

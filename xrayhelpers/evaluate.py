@@ -1,4 +1,4 @@
-"""Measure a model, compare models on the same images, choose a threshold, and fit a temperature.
+"""Measure a model, compare models on the same images, say what a prediction means, and fit a temperature.
 
 Every function takes `labels` (0 = NORMAL, 1 = PNEUMONIA) and `scores` (the model's probability of pneumonia) of the
 same images in the same order, and returns a plain number or a pandas table. A model predicts pneumonia for an image
@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
-from sklearn.metrics import roc_curve
 
 from xrayhelpers import _intervals as formulas
 
@@ -24,7 +23,6 @@ METRICS = (
     *("sensitivity", "specificity", "balanced_accuracy", "accuracy"),  # at the threshold
     *("roc_auc", "pr_auc", "brier"),  # of the scores
 )
-RULES = ("balanced_accuracy", "sensitivity", "specificity")
 # Above these values the bootstrap interval misses the true value too often (measured in tests/test_evaluate.py).
 HIGH = {"roc_auc": 0.96, "pr_auc": 0.9}
 SHARED = 0.6  # of the correlation near 1; with all of it the difference's interval held the truth in 90 to 93 % only
@@ -252,42 +250,6 @@ def compare_with(
         raise ValueError(f"there is no model to compare {reference} with; pass at least one.")
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
     return table.assign(p_auc_holm=formulas.holm(table["p_auc"]), p_errors_holm=formulas.holm(table["p_errors"]))
-
-
-# -------------------------------------------------------------------------------------------- threshold
-def choose_threshold(
-    labels: ArrayLike, scores: ArrayLike, rule: str = "balanced_accuracy", *, at_least: float = 0.95
-) -> float:
-    """Choose the threshold on *validation* images (never on test).
-
-    Parameters
-    ----------
-    labels : (N,) array of 0 and 1
-    scores : (N,) array of float in [0, 1]
-    rule : str
-        "balanced_accuracy" (Youden's index), "sensitivity" or "specificity" (at least `at_least` of it, and as much as
-        possible of the other).
-    at_least : float in [0, 1]
-
-    Returns
-    -------
-    float
-        Halfway between two scores, so that no score equals it; of equally good thresholds the one nearest to 0.5.
-
-    Raises
-    ------
-    ValueError
-        If there is no such rule.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
-    labels, scores, _ = formulas.check_scores(labels, scores)
-    alarms, hit, cuts = roc_curve(labels, scores, drop_intermediate=False)
-    thresholds = np.r_[np.nextafter(scores.max(), 2), (cuts[1:-1] + cuts[2:]) / 2, 0.0]
-    wanted, other = {"sensitivity": (hit, 1 - alarms), "specificity": (1 - alarms, hit)}.get(rule, (hit, hit - alarms))
-    worth = other if rule == "balanced_accuracy" else np.where(wanted >= at_least, other, -1.0)
-    best = thresholds[worth >= worth.max() - 1e-12]
-    return float(best[np.abs(best - 0.5).argmin()])
 
 
 def predictive_values(sensitivity: pd.Series, specificity: pd.Series, prevalence: ArrayLike) -> pd.DataFrame:

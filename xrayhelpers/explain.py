@@ -43,10 +43,8 @@ def before_sigmoid(model: keras.Model) -> keras.Model:
     last = model.layers[-1]
     activation = getattr(getattr(last, "activation", None), "__name__", None)
     if not isinstance(last, keras.layers.Dense) or last.units != 1 or activation not in ("sigmoid", "linear"):
-        raise ValueError(
-            f"Model {model.name!r} ends in {last.name!r} ({type(last).__name__}, activation {activation}); expected "
-            "Dense(1, activation='sigmoid'). Pass the whole model, such as report_cnn()."
-        )
+        text = f"Model {model.name!r} ends in {last.name!r} ({type(last).__name__}, activation {activation}); expected"
+        raise ValueError(f"{text} Dense(1, activation='sigmoid'). Pass the whole model, such as report_cnn().")
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     copy.layers[-1].activation = keras.activations.linear

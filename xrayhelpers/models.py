@@ -92,19 +92,15 @@ def report_vgg16(
         If the weights cannot be obtained or are not the published ones.
     """
     if size < 32 or not 0 <= trainable_layers <= 18 or pixels not in ("unit", "imagenet"):
-        raise ValueError(
-            f"Found size={size}, trainable_layers={trainable_layers}, and pixels={pixels!r}; VGG16 needs size >= 32, "
-            'trainable_layers from 0 to 18, and pixels="unit" or "imagenet". The report has 64, 3, and "unit".'
-        )
+        text = f"Found size={size}, trainable_layers={trainable_layers}, and pixels={pixels!r}; VGG16 needs size >= 32,"
+        raise ValueError(f'{text} trainable_layers from 0 to 18, and pixels="unit" or "imagenet".')
     layers, start = keras.layers, _starting_values(seed)
-    unit, mean_blue_green_red = layers.Rescaling(1 / 255, name="rescale"), [103.939, 116.779, 123.68]
-    imagenet = layers.Rescaling(1.0, offset=[-mean for mean in mean_blue_green_red], name="rescale")
-    base = [keras.Input((size, size, 3), name="image"), unit if pixels == "unit" else imagenet]
+    how = (1 / 255, 0.0) if pixels == "unit" else (1.0, [-103.939, -116.779, -123.68])  # means of blue, green, red
+    base = [keras.Input((size, size, 3), name="image"), layers.Rescaling(*how, name="rescale")]
     for block, (convolutions, filters) in enumerate(VGG16_BLOCKS, 1):
         how = {"padding": "same", "activation": "relu"}
-        for number in range(1, convolutions + 1):
-            name = f"block{block}_conv{number}"
-            base.append(layers.Conv2D(filters, 3, kernel_initializer=start(), name=name, **how))
+        names = [f"block{block}_conv{number}" for number in range(1, convolutions + 1)]
+        base += [layers.Conv2D(filters, 3, kernel_initializer=start(), name=name, **how) for name in names]
         base.append(layers.MaxPooling2D(2, name=f"block{block}_pool"))
     for layer in base[1 : len(base) - trainable_layers]:
         layer.trainable = False
@@ -149,10 +145,8 @@ def split_frozen(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     changes = [bool(layer.trainable_weights) or hasattr(layer, "seed_generator") for layer in model.layers]
     first = changes.index(True) if any(changes) else 0
     if not any(layer.weights for layer in model.layers[:first]):
-        raise ValueError(
-            f"Model {model.name!r} has no frozen layers before its first layer that learns; expected a model such as "
-            "report_vgg16(trainable_layers=3)."
-        )
+        text = f"Model {model.name!r} has no frozen layers before its first layer that learns"
+        raise ValueError(f"{text}; expected a model such as report_vgg16(trainable_layers=3).")
     # Layers that belong to another model as well have their outputs there, so they are called once more.
     before = [layer for layer in model.layers[:first] if not isinstance(layer, keras.layers.InputLayer)]
     frozen = keras.Sequential([keras.Input(model.input_shape[1:]), *before], name="frozen")

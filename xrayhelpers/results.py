@@ -271,10 +271,8 @@ def same_images(results: Sequence[Result]) -> pd.DataFrame:
     """
     prints = {result.fingerprint: f"{result.name}: {result.fingerprint}" for result in results}
     if len(prints) > 1:
-        raise ValueError(
-            f"The results come from different images ({', '.join(prints.values())}). Run these lessons again with the "
-            "same value of `data`."
-        )
+        text = f"The results come from different images ({', '.join(prints.values())})"
+        raise ValueError(f"{text}. Run these lessons again with the same value of `data`.")
     tables = [result.scores.set_index("name") for result in results]
     scores = [table["score"].rename(result.name) for table, result in zip(tables, results, strict=True)]
     table = pd.concat([tables[0][["label", "patient", "cause"]], *scores], axis=1, join="inner")

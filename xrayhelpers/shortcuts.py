@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -25,7 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from xrayhelpers._images import read_image
 from xrayhelpers._intervals import delong, effective_patients, holm, newcombe_interval
-from xrayhelpers._machine import cores
+from xrayhelpers._machine import in_threads
 from xrayhelpers.data import load_images
 
 FOLDS, PERMUTATIONS, LEVEL = 5, 999, 0.05
@@ -71,8 +70,7 @@ def measure_suspects(index: pd.DataFrame) -> dict[str, np.ndarray]:
     """
     pixels = load_images(index, 32, channels=1)[..., 0].astype(np.float64)
     sides = (pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1])
-    with ThreadPoolExecutor(cores()) as pool:
-        quality = list(pool.map(_jpeg_quality, index["path"]))
+    quality = in_threads(_jpeg_quality, index["path"], desc="qualities")
     n, width, height, size = len(index), index["width"], index["height"], index["bytes"]
     suspects = {
         "file bytes": size,
@@ -220,5 +218,4 @@ def changed_images(
         small = cv2.resize(np.ascontiguousarray(pixels), (size, size), interpolation=cv2.INTER_AREA)
         return np.repeat(small[..., None], 3, axis=2)
 
-    with ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(one, rows["path"], np.asarray(classes))))
+    return np.stack(in_threads(one, rows["path"], np.asarray(classes), desc="changing"))

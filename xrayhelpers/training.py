@@ -26,10 +26,7 @@ from xrayhelpers.augment import Augmentation, digest
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Resume", "keep_features", "load_model", "run_trials"]
-
 BATCH = 64  # images per forward pass of keep_features
-PLAIN = (str, bool, int, float)
 #: The attributes in which EarlyStopping and ReduceLROnPlateau count; Resume keeps these and the best weights.
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
@@ -145,7 +142,7 @@ class Resume(keras.callbacks.History):
         settings = sorted((key, value) for key, value in self.settings.items() if key != "validation_data")
         for one in self.stopping:
             # Keras 3.8 changes the sign of min_delta after the first epoch.
-            plain = {name: str(value).lstrip("-") for name, value in vars(one).items() if type(value) in PLAIN}
+            plain = {name: str(value).lstrip("-") for name, value in vars(one).items() if np.isscalar(value)}
             settings += [type(one).__name__, *(item for item in plain.items() if item[0] not in (*COUNTERS, "verbose"))]
         about = [_description(self.model), settings, self.data.identity(), self.data.state.begun]
         arrays = [*(variable.numpy() for variable in _variables(self.model)), *validation]
@@ -242,10 +239,8 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     path = Path(path)
     card = committed(path)
     if card is None:
-        raise _machine.DataNotFoundError(
-            f"There is no model {path.name!r} in {path.parent.name!r} with a card that describes it; expected both, as "
-            "written by save_model(model, result). Run the lesson that trains it."
-        )
+        text = f"There is no model {path.name!r} in {path.parent.name!r} with a card that describes it"
+        raise _machine.DataNotFoundError(f"{text}; save_model(model, result) writes both. Run the lesson that does.")
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     model.jit_compile = False  # Keras 3.10, Colab's, chooses XLA for what is not compiled
     return model, card

@@ -154,9 +154,8 @@ def _compare_readers(labels: np.ndarray, readers: dict[str, np.ndarray]) -> tupl
     metrics = ("accuracy", "sensitivity", "specificity")
     rows = {f"{metric}, {name}": table.loc[metric] for metric in metrics for name, table in tables.items()}
     for name, calls in readers.items():
-        low, high = rows[f"accuracy, {name}"][["low", "high"]]
-        right = f"{(calls == labels).sum()} of {labels.size} right"
-        words += f"{name.capitalize()}: {right} (95 % interval {low:.0%} to {high:.0%}). "
+        interval = "{low:.0%} to {high:.0%}".format(**rows[f"accuracy, {name}"])
+        words += f"{name.capitalize()}: {(calls == labels).sum()} of {labels.size} right (95 % interval {interval}). "
     table = mcnemar_table(labels, *readers.values())
     you, network, p = table[0, 1], table[1, 0], mcnemar(table, exact=True)[1]
     verdict = f"McNemar's p = {p:.3f}." if you + network >= 6 else "too few for any test to decide."
