@@ -3,7 +3,7 @@
 # make test     everything that CI checks        make test-fast   the quick part, for daily work
 # make lab      the lessons in JupyterLab, in my-lessons/, a copy of your own; make lab FRESH=1 makes a new one
 # make refresh  run the lessons of notebooks/ again and store them in place
-# make docs     the site, without a network      make test-browser the site and two lessons in Chromium
+# make docs     the site, without a network      make test-browser the site and all lessons in Chromium
 # make author   write openings, exercises and quizzes into the lessons, from docs/ and notebooks/solutions
 #               make author REPOSITORY=name/repo adds links to Colab and Binder, and a cell that installs
 # make test-oldest, make test-colab   the oldest versions allowed, and those of Colab, in environments of their own
@@ -41,9 +41,9 @@ test: lint chromium
 test-fast: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" tests
 
-# The site, and two lessons in JupyterLab, in Chromium. Pictures of what failed: build/screenshots.
+# The site, and all lessons in JupyterLab, in Chromium (`make test` runs two there). Pictures of what failed: build/screenshots.
 test-browser: $(VENV)/.ready-dev chromium
-	$(BIN)/python -m pytest -q -rfEs -m browser tests
+	XRAYS_TEST_LESSONS=all $(BIN)/python -m pytest -q -rfEs -m browser tests
 
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \

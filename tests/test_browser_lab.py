@@ -2,9 +2,11 @@
 
 All are looked at as they are stored. Two are run to their end, with an empty cache and progress shown, and played with
 by keyboard: the first lesson, and the first one with a widget. nbval runs all of them; a browser adds what it shows.
+`make test-browser` sets XRAYS_TEST_LESSONS=all, and all of them are run here as well.
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -25,7 +27,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TINY = {"data": "phantom:train=40,test=20,val=4", "epochs": 1, "image_size": 33, "seeds": 1}
 ALL = find_lessons(ROOT)
 WITH_WIDGET = [lesson for lesson in ALL if any("xrayhelpers.widgets" in source for source in lesson.cells)]
-LESSONS = list({lesson.name: lesson for lesson in (*ALL[:1], *WITH_WIDGET[:1])}.values())
+CHOSEN = ALL if os.environ.get("XRAYS_TEST_LESSONS") == "all" else (*ALL[:1], *WITH_WIDGET[:1])
+LESSONS = list({lesson.name: lesson for lesson in CHOSEN}.values())
 MINUTE = 60_000  # milliseconds; a machine with other work to do needs its time
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is on the page, not only those in view

@@ -306,10 +306,11 @@ def test_data_card_follows_its_index(phantom_root):
     index = load_index(phantom_root)
     half = index[index["split"] != "val"]
     half.attrs["unreadable"] = {"test/NORMAL/x.jpeg": "empty file (0 bytes)"}
+    half.attrs["damaged"] = {half["name"].iloc[0]: "damaged: it was kept"}
     card = results.data_card(half, SOURCE)
     assert "| val |" not in card
     assert fingerprint(index) not in card
-    assert "unreadable: 1" in card
+    assert f"unreadable: {2 / (len(half) + 1):.1%} of files, left out 1" in card
     assert "License" not in card
 
 
