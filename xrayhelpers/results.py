@@ -358,7 +358,7 @@ def data_card(index: pd.DataFrame, source: DataSource) -> str:
         f"# Data card\n\n{NOT_FOR}\n\n## Origin\n\n- {source}\n- Fingerprint {fingerprint(index)}{published}",
         f"\n## Images\n\n{_table(counts, 'folder')}",
         f"\n- Color modes: {', '.join(f'{n} {mode}' for mode, n in index['mode'].value_counts().items())}",
-        f"- Damaged or unreadable: {len(left | damaged) / (len(index) + len(left)):.1%} of files, left out {len(left)}",
+        f"- Damaged or unreadable files: {len(left | damaged) / (len(index) + len(left)):.1%} (left out: {len(left)})",
         f"- Exact copies of another file: {len(copies)} files in {copies['sha256'].nunique()} groups; "
         f"{copies['across'].sum()} of these files are in groups that cross folders",
         f"\n## By cause\n\n{_table(by_cause, 'cause')}",
