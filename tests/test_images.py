@@ -104,6 +104,15 @@ def png16(path, values):
     return path
 
 
+def test_many_threads_look_at_png_files(tmp_path):
+    """NumPy 2.0 and 2.2 crash where threads compare an array with an integer that its dtype cannot hold."""
+    png16(tmp_path / "deep.png", film().astype(np.uint16) * 16)
+    Image.fromarray(film().astype(np.uint8)).save(tmp_path / "plain.png")
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(inspect, [tmp_path / "deep.png", tmp_path / "plain.png"] * 400))
+    assert {facts["mode"] for facts in seen} == {"I;12", "L"}
+
+
 def test_png_depths(tmp_path):
     path = tmp_path / "a.png"
     for values in (RAMP.astype(np.uint8), RAMP * 256, RAMP * 16):  # 8 bits, 16 bits, 12 bits in 16

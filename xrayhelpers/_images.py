@@ -253,7 +253,8 @@ def _read_png(content: bytes) -> tuple[np.ndarray, int]:
     if values is None:
         raise ValueError("its rows cannot be read")
     values = values if values.ndim == 2 else np.ascontiguousarray(values[..., 2::-1])
-    above = {bits: (values[::2, ::2] >= 2**bits).mean() for bits in (8, 9, 10, 11, 12, 13, 14, 15, 16)}
+    # A Python integer that the dtype cannot hold crashes NumPy 2.0 and 2.2 when several threads compare with it.
+    above = {bits: (values[::2, ::2] >= np.uint32(2**bits)).mean() for bits in (8, 9, 10, 11, 12, 13, 14, 15, 16)}
     marks = {bits for bits in (8, 10, 12, 14) if above[bits] < 0.1 and above[bits] - above[bits + 1] < 0.002}
     return values, next(bits for bits in (8, 10, 12, 14, 16) if above[bits] < 0.01 or bits in marks)
 
@@ -306,6 +307,6 @@ def _read_dicom(content: bytes) -> np.ndarray:
     elif {"MONOCHROME1": True, "MONOCHROME2": False}[kind] or shape == "INVERSE":
         gray = 1 - gray
     if "PixelPaddingValue" in data:  # what the machine did not see
-        around = sorted((data.PixelPaddingValue, data.get("PixelPaddingRangeLimit", data.PixelPaddingValue)))
+        around = np.sort((data.PixelPaddingValue, data.get("PixelPaddingRangeLimit", data.PixelPaddingValue)))
         gray = np.where((raw >= around[0]) & (raw <= around[1]), 0, gray)
     return (255 * gray).round().astype(np.uint8)
