@@ -7,7 +7,7 @@
 # make author   write openings, exercises and quizzes into the lessons, from docs/ and notebooks/solutions
 #               make author REPOSITORY=name/repo adds links to Colab and Binder, and a cell that installs
 # make test-oldest, make test-colab   the oldest versions allowed, and those of Colab, in environments of their own
-# make test-processors   the lessons as other processors compute them, on three phantoms (about two hours)
+# make test-processors   the lessons as other processors compute them, on three phantoms (two to four hours)
 # make wheelhouse   everything for a computer without network, in one folder
 # Without make (Windows): see README, the same through `python tools/run.py`.
 
