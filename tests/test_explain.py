@@ -75,7 +75,7 @@ def test_grad_cam_averages_gradients_over_the_layer():
     assert explain.grad_cam(corner_reader(), image)[0, 12, 12] == 1
 
 
-def test_a_model_that_reads_only_the_corner_has_its_heat_there():
+def test_a_model_that_reads_only_the_corner_has_its_heat_there(lesson):
     """A feature map that is on only in the corner, as a trained detector of a marker would be."""
     inputs = keras.Input((SIZE, SIZE, 1))
     corner = np.zeros((SIZE, SIZE, 1), np.float32)
@@ -87,7 +87,7 @@ def test_a_model_that_reads_only_the_corner_has_its_heat_there():
     model = keras.Model(inputs, answer)
     model.get_layer("conv").set_weights([np.ones((1, 1, 1, 1)), np.zeros(1)])
     model.layers[-1].set_weights([np.ones((SIZE * SIZE, 1)), np.zeros(1)])
-    found = explain.heat_on_mask(explain.grad_cam(model, np.ones((2, SIZE, SIZE, 1))), [corner[..., 0] > 0] * 2)
+    found = lesson.heat_on_mask(explain.grad_cam(model, np.ones((2, SIZE, SIZE, 1))), [corner[..., 0] > 0] * 2)
     assert found["heat"].tolist() == [1, 1]
     assert found["area"].tolist() == [1 / 16, 1 / 16]
 
@@ -182,7 +182,7 @@ def test_occlusion_of_the_corner_reader_has_its_heat_in_the_corner(images, lesso
     mask = np.zeros((SIZE, SIZE), bool)
     mask[:4, :4] = True
     maps = lesson.occlude(lambda x: np.asarray(model(x))[:, 0], images + 5 * mask[..., None], 4, 4)
-    found = explain.heat_on_mask(maps, [mask] * len(images))
+    found = lesson.heat_on_mask(maps, [mask] * len(images))
     assert found["heat"].min() > 0.9999
 
 
@@ -261,32 +261,32 @@ def test_a_model_that_looks_at_the_square_has_its_heat_there(trained, lesson):
     model, images, masks = trained
     log_odds = explain.before_sigmoid(model)
     maps = lesson.occlude(lambda x: np.asarray(log_odds(x))[:, 0], images, 4, 2)
-    found = explain.heat_on_mask(maps, masks)
+    found = lesson.heat_on_mask(maps, masks)
     assert found["heat"].mean() > 2 * found["area"].mean()
 
 
-def test_heat_on_mask_by_hand():
+def test_heat_on_mask_by_hand(lesson):
     heat = np.zeros((4, 4, 4))
     heat[0, 0, 0], heat[0, 3, 3], heat[0, 2, 2] = 3, 1, -5  # below zero is no heat
     heat[1] = 1  # everywhere alike: chance
     heat[3, 0, 0] = 1
     mask = np.zeros((8, 8), bool)
     mask[:2, :4] = True
-    found = explain.heat_on_mask(heat, [mask, mask, mask, np.zeros((5, 7), bool)])
+    found = lesson.heat_on_mask(heat, [mask, mask, mask, np.zeros((5, 7), bool)])
     np.testing.assert_allclose(found["heat"], [0.75, 1 / 8, np.nan, np.nan])
     np.testing.assert_allclose(found["area"], [1 / 8, 1 / 8, 1 / 8, np.nan])
 
 
-def test_a_mask_of_another_size_counts_its_border_in_part():
+def test_a_mask_of_another_size_counts_its_border_in_part(lesson):
     mask = np.zeros((6, 6), bool)
     mask[:, :2] = True  # shrunk to 4 x 4: the first column whole, a third of the second
-    found = explain.heat_on_mask(np.ones((1, 4, 4)), [mask])
+    found = lesson.heat_on_mask(np.ones((1, 4, 4)), [mask])
     np.testing.assert_allclose(found.loc[0].astype(float), [1 / 3, 1 / 3], rtol=1e-6)
 
 
-def test_heat_needs_one_mask_per_map():
-    with pytest.raises(ValueError, match="2 masks"):
-        explain.heat_on_mask(np.ones((3, 4, 4)), [np.ones((4, 4))] * 2)
+def test_heat_needs_one_mask_per_map(lesson):
+    with pytest.raises(ValueError, match="zip"):
+        lesson.heat_on_mask(np.ones((3, 4, 4)), [np.ones((4, 4))] * 2)
 
 
 def test_a_network_that_grew_layer_by_layer_has_the_same_maps(tmp_path):

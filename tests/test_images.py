@@ -105,7 +105,7 @@ def png16(path, values):
 
 
 def test_many_threads_look_at_png_files(tmp_path):
-    """NumPy 2.0 and 2.2 crash where threads compare an array with an integer that its dtype cannot hold."""
+    """NumPy 2.0 and 2.2 crash where threads compare an array with an integer too large for it: see test-oldest."""
     png16(tmp_path / "deep.png", film().astype(np.uint16) * 16)
     Image.fromarray(film().astype(np.uint8)).save(tmp_path / "plain.png")
     with ThreadPoolExecutor(4) as pool:

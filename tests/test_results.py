@@ -310,7 +310,7 @@ def test_data_card_follows_its_index(phantom_root):
     card = results.data_card(half, SOURCE)
     assert "| val |" not in card
     assert fingerprint(index) not in card
-    assert f"unreadable files: {2 / (len(half) + 1):.1%} (left out: 1)" in card
+    assert f"unreadable files: 2 of {len(half) + 1} ({2 / (len(half) + 1):.2%}), left out: 1" in card
     assert "License" not in card
 
 

@@ -226,7 +226,7 @@ def _open_upright(path: str | Path, shrink_to: int | None = None, mode: str = ""
         content = _content(path)
         return _decode(content, _open(content)[0], shrink_to, mode)
     except UnreadableError as error:
-        raise UnreadableError(f"{Path(path).name}: {error}. Index the folder again: load_index(folder).") from error
+        raise UnreadableError(f"{Path(path).name}: {error}") from error
 
 
 def _decode(content: bytes, image: Image.Image | None, shrink_to: int | None = None, mode: str = "") -> Image.Image:

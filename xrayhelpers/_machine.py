@@ -1,4 +1,4 @@
-"""The machine: its folders and cores, a progress bar, the one way to write a file, and the errors of all rooms."""
+"""The machine: its folders, cores and threads, a progress bar, the one way to write a file, the errors of all rooms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -98,7 +98,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-DECODERS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
+THREADS = min(cores(), 16)  # each may need 0.5 GB for the largest images that are read
 
 
 def progress(iterable: Iterable | None = None, *, total: float | None = None, desc: str = "", unit: str = "it") -> tqdm:
@@ -111,10 +111,10 @@ def progress(iterable: Iterable | None = None, *, total: float | None = None, de
     return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, **how)
 
 
-def in_threads(function: Callable, *columns: Iterable, desc: str, unit: str = "image") -> list:
-    """Map a function over columns of equal length with `DECODERS` threads, under a progress bar."""
-    with ThreadPoolExecutor(DECODERS) as pool:
-        return list(progress(pool.map(function, *columns), total=len(columns[0]), desc=desc, unit=unit))
+def in_threads(function: Callable, *columns: Sequence, desc: str) -> list:
+    """Map a function over columns of equal length, one row per image, with `THREADS` threads under a progress bar."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(progress(pool.map(function, *columns), total=len(columns[0]), desc=desc, unit="image"))
 
 
 def write_atomic(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -222,9 +222,10 @@ OURS = re.compile(
 
 def trim_cache() -> None:
     """Delete the stores and features that were used least lately, where all together have more than `MOST_CACHE`."""
-    total = 0
+    root, total = cache_folder(), 0
     with contextlib.suppress(OSError):  # another process deletes as well, or maps a file (Windows)
-        stores = [path for path in _cached()[0] if path.suffix == ".json" and path.with_suffix(".npy").exists()]
+        records = [path for path in root.glob("*/*.json") if OURS.fullmatch(path.relative_to(root).as_posix())]
+        stores = [path for path in records if path.with_suffix(".npy").exists()]
         for used, record in sorted(((path.stat().st_mtime, path) for path in stores), reverse=True):
             total += record.with_suffix(".npy").stat().st_size
             if total > MOST_CACHE and time.time() - used > KEPT_FOR:

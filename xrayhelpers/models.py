@@ -92,8 +92,8 @@ def report_vgg16(
         If the weights cannot be obtained or are not the published ones.
     """
     if size < 32 or not 0 <= trainable_layers <= 18 or pixels not in ("unit", "imagenet"):
-        text = f"Found size={size}, trainable_layers={trainable_layers}, and pixels={pixels!r}; VGG16 needs size >= 32,"
-        raise ValueError(f'{text} trainable_layers from 0 to 18, and pixels="unit" or "imagenet".')
+        text = f"Found size={size}, trainable_layers={trainable_layers}, and pixels={pixels!r}; VGG16 needs size >= 32"
+        raise ValueError(f'{text} (report: 64), trainable_layers 0 to 18 (3), and pixels="unit" or "imagenet".')
     layers, start = keras.layers, _starting_values(seed)
     how = (1 / 255, 0.0) if pixels == "unit" else (1.0, [-103.939, -116.779, -123.68])  # means of blue, green, red
     base = [keras.Input((size, size, 3), name="image"), layers.Rescaling(*how, name="rescale")]

@@ -346,7 +346,8 @@ def data_card(index: pd.DataFrame, source: DataSource) -> str:
         Markdown with one heading of level 1.
     """
     copies, record = find_duplicates(index), source.record
-    left, damaged = (index.attrs.get(key, {}) for key in ("unreadable", "damaged"))
+    left, kept = index.attrs.get("unreadable", {}), {*index.attrs.get("damaged", {})} & {*index["name"]}
+    odd, files = len(left) + len(kept), len(left) + len(index)
     counts = pd.crosstab(index["split"], index["label"]).rename(columns={v: k for k, v in CLASSES.items()})
     figures = {"images": ("name", "size"), "patients": ("patient", "nunique")}
     figures |= {name: (name, "median") for name in ("width", "height", "bits per pixel")}
@@ -358,7 +359,7 @@ def data_card(index: pd.DataFrame, source: DataSource) -> str:
         f"# Data card\n\n{NOT_FOR}\n\n## Origin\n\n- {source}\n- Fingerprint {fingerprint(index)}{published}",
         f"\n## Images\n\n{_table(counts, 'folder')}",
         f"\n- Color modes: {', '.join(f'{n} {mode}' for mode, n in index['mode'].value_counts().items())}",
-        f"- Damaged or unreadable files: {len(left | damaged) / (len(index) + len(left)):.1%} (left out: {len(left)})",
+        f"- Damaged or unreadable files: {odd} of {files} ({odd / files:.2%}), left out: {len(left)}",
         f"- Exact copies of another file: {len(copies)} files in {copies['sha256'].nunique()} groups; "
         f"{copies['across'].sum()} of these files are in groups that cross folders",
         f"\n## By cause\n\n{_table(by_cause, 'cause')}",

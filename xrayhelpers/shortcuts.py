@@ -70,7 +70,7 @@ def measure_suspects(index: pd.DataFrame) -> dict[str, np.ndarray]:
     """
     pixels = load_images(index, 32, channels=1)[..., 0].astype(np.float64)
     sides = (pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1])
-    quality = in_threads(_jpeg_quality, index["path"], desc="qualities")
+    quality = in_threads(_jpeg_quality, index["path"], desc="JPEG qualities")
     n, width, height, size = len(index), index["width"], index["height"], index["bytes"]
     suspects = {
         "file bytes": size,

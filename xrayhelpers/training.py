@@ -26,6 +26,8 @@ from xrayhelpers.augment import Augmentation, digest
 if TYPE_CHECKING:
     import optuna
 
+__all__ = ["Resume", "keep_features", "load_model", "run_trials"]
+
 BATCH = 64  # images per forward pass of keep_features
 #: The attributes in which EarlyStopping and ReduceLROnPlateau count; Resume keeps these and the best weights.
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
@@ -239,8 +241,8 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     path = Path(path)
     card = committed(path)
     if card is None:
-        text = f"There is no model {path.name!r} in {path.parent.name!r} with a card that describes it"
-        raise _machine.DataNotFoundError(f"{text}; save_model(model, result) writes both. Run the lesson that does.")
+        text = f"There is no model {path.name!r} in {path.parent.name!r} with a card that describes it, as written by"
+        raise _machine.DataNotFoundError(f"{text} save_model(model, result). Run the lesson that trains it.")
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     model.jit_compile = False  # Keras 3.10, Colab's, chooses XLA for what is not compiled
     return model, card
