@@ -264,7 +264,7 @@ def test_what_does_not_fit_is_refused(images):
     for labels in (np.zeros(39), np.zeros((40, 1)), np.zeros(0)):
         with pytest.raises(ValueError, match="one label for each"):
             training_data(images, labels)
-    with pytest.raises(ValueError, match="Found 0 images, .* expected images"):
+    with pytest.raises(ValueError, match=r"Found 0 images, .* expected images"):
         training_data(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0))
     with pytest.raises(ValueError, match="batch_size >= 1"):
         training_data(images, np.zeros(40), batch_size=0)

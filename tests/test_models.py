@@ -156,7 +156,9 @@ def test_every_way_brings_the_published_weights(published, nowhere, monkeypatch)
     found = []
     for named in (npz, h5, newer):
         monkeypatch.setenv("XRAYS_VGG16_WEIGHTS", str(named))
+        before = random.getstate()
         found.append(models.vgg16_weights())
+        assert random.getstate() == before, "the head of a network would start elsewhere"
     monkeypatch.delenv("XRAYS_VGG16_WEIGHTS")
     monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: str(h5))
     found.append(models.vgg16_weights())
