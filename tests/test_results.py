@@ -204,6 +204,7 @@ def test_the_table_says_what_cannot_be_compared(run, monkeypatch):
 
     for ran in (cells[:4], ["", *cells[:2], "# Parameters\nepochs = 2", *cells[2:4]], [*cells[:3], "y = 2 ", cells[3]]):
         assert note(ran, parameters={"epochs": 2}, seed=3) == ["", "epochs 2, seed 3"]
+    assert note([])[0] == "", "nbval keeps no history: nothing is known"
     assert note(["x = 2", *cells[1:4]])[0] == "other code"
     assert note(cells[:4], package="before an edit")[0] == "other code"
     write("knn", index=make_index(bytes=8))
