@@ -95,8 +95,8 @@ def report_vgg16(
         text = f"Found size={size}, trainable_layers={trainable_layers}, and pixels={pixels!r}; VGG16 needs size >= 32"
         raise ValueError(f'{text} (report: 64), trainable_layers 0 to 18 (3), and pixels="unit" or "imagenet".')
     layers, start = keras.layers, _starting_values(seed)
-    how = (1 / 255, 0.0) if pixels == "unit" else (1.0, [-103.939, -116.779, -123.68])  # means of blue, green, red
-    base = [keras.Input((size, size, 3), name="image"), layers.Rescaling(*how, name="rescale")]
+    scale = (1 / 255, 0.0) if pixels == "unit" else (1.0, [-103.939, -116.779, -123.68])  # means of blue, green, red
+    base = [keras.Input((size, size, 3), name="image"), layers.Rescaling(*scale, name="rescale")]
     for block, (convolutions, filters) in enumerate(VGG16_BLOCKS, 1):
         how = {"padding": "same", "activation": "relu"}
         names = [f"block{block}_conv{number}" for number in range(1, convolutions + 1)]
