@@ -44,13 +44,15 @@ def test_runs_stand_in_the_repository_wherever_the_lesson_is_opened(monkeypatch,
     assert _machine.resolve("nowhere") == tmp_path / "notebooks" / "nowhere"
 
 
-def test_progress_can_be_switched_off(monkeypatch, capsys):
-    for switch in ("off", "on"):
+def test_progress_is_shown_for_what_takes_time_and_can_be_switched_off(monkeypatch, capsys):
+    for switch, pause in (("off", 0.3), ("on", 0.3), ("on", 0)):
         monkeypatch.setenv("XRAYS_PROGRESS", switch)
-        assert list(_machine.progress(range(3), desc="counting", unit="image")) == [0, 1, 2]
+        for _ in _machine.progress(range(3), desc="counting", unit="image"):
+            time.sleep(pause)
         said = capsys.readouterr()
         assert said.out == ""
-        assert ("counting" in said.err) == (switch == "on")
+        assert ("counting" in said.err) == (switch == "on" and pause > 0)
+        assert said.err == "" or said.err.endswith("\r")
 
 
 # ------------------------------------------------------------------------------------------- the one atomic write

@@ -384,17 +384,24 @@ def test_a_full_disk_stops_one_lesson_and_says_what_to_do(root, monkeypatch):
 
 
 def test_force_forgets_the_checkpoints_and_the_search_of_the_lessons_that_it_runs(root, tmp_path):
-    write_lesson(root, "01_first")
-    write_lesson(root, "04_second", "run_folder() / 'checkpoints'")
+    write_lesson(root, "01_first", 'Input((64, 64, 3), name="image")')
+    write_lesson(root, "04_second", 'Resume(run_folder() / "checkpoints", data, name=f"cnn-{way}")')
     write_lesson(root, "06_third", "run_folder() / 'search.db'")
-    ours = {"checkpoints", "search.db", "search.db-journal"}
-    for only, gone in {"1": set(), "4": {"checkpoints"}, "6": ours - {"checkpoints"}}.items():
-        for name in ("checkpoints", "results"):
-            (tmp_path / name).mkdir(exist_ok=True)
-        for name in ours - {"checkpoints"}:
-            (tmp_path / name).touch()
+    write_lesson(root, "09_last", 'Resume(run_folder() / "checkpoints", data, fit=how, name="crops")')
+    ours = {"checkpoints/cnn-report-01ab", "checkpoints/crops-01ab", "search.db", "search.db-journal"}
+    for only, ends in {"1": "-", "4": "checkpoints/cnn", "6": "search", "9": "checkpoints/crops"}.items():
+        for name in (*ours, "results/cnn-report.json"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).mkdir(exist_ok=True) if "checkpoints" in name else (tmp_path / name).touch()
         runner.forget(tmp_path, lessons.find_lessons(root, [only]))
-        assert {path.name for path in tmp_path.iterdir()} == {"copy", "results", *ours} - gone
+        left = {name for name in ours if (tmp_path / name).exists()}
+        assert left == {name for name in ours if not name.startswith(ends)}, only
+        assert (tmp_path / "results/cnn-report.json").exists()
+
+
+def test_every_lesson_names_its_checkpoints_so_that_force_finds_them():
+    text = "\n".join(cell for lesson in lessons.find_lessons() for cell in lesson.cells)
+    assert text.count("Resume(") == len(re.findall(r'Resume\(.*\bname=f?"\w+', text)) > 0
 
 
 def test_results_know_the_cells_that_made_them(root):

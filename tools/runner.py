@@ -297,10 +297,11 @@ def expect(lesson: Lesson, values: Mapping[str, Any], catalog: Mapping, images: 
 
 # ------------------------------------------------------------------------------------------------ one lesson
 def forget(folder: Path, lessons: Iterable[Lesson]) -> None:
-    """Delete the checkpoints and the search of a run, where one of these lessons keeps them."""
+    """Delete the checkpoints of these lessons, which bear the names that they give to `Resume`, and their search."""
     text = "\n".join(cell for lesson in lessons for cell in lesson.cells)
-    if "checkpoints" in text:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in re.findall(r'\bname=f?"(\w+)', text):
+        for place in (folder / "checkpoints").glob(f"{name}-*"):
+            shutil.rmtree(place, ignore_errors=True)
     if "search.db" in text:
         for path in folder.glob("search.db*"):
             path.unlink()

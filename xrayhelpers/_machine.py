@@ -102,13 +102,13 @@ THREADS = min(cores(), 16)  # each may need 0.5 GB for the largest images that a
 
 
 def progress(iterable: Iterable | None = None, *, total: float | None = None, desc: str = "", unit: str = "it") -> tqdm:
-    """Show a plain progress bar that leaves nothing behind; with `XRAYS_PROGRESS=off` iterate in silence.
+    """Show a plain progress bar after half a second that leaves nothing behind; `XRAYS_PROGRESS=off` turns it off.
 
     It goes to stderr, and in a notebook, where even an empty line of stderr stays and looks like an error, to stdout.
     """
     out = sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
     how = {"disable": setting("XRAYS_PROGRESS").lower() == "off", "file": out, "unit_scale": unit == "B"}
-    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, **how)
+    return tqdm(iterable, total=total, desc=desc, unit=unit, leave=False, delay=0.5, **how)
 
 
 def in_threads(function: Callable, *columns: Sequence, desc: str) -> list:
