@@ -1,6 +1,6 @@
 # make run      all lessons on the embedded data; make run DATA=/path/to/chest_xray ONLY=04,05 for yours
-# make status   how far the last run is
-# make test     everything that CI checks        make test-fast   the quick part, for daily work
+# make status   how far the last run has got
+# make test     CI's main job                    make test-fast   the quick part, for daily work
 # make lab      the lessons in JupyterLab, in my-lessons/, a copy of your own; make lab FRESH=1 makes a new one
 # make refresh  run the lessons of notebooks/ again and store them in place
 # make docs     the site, without a network      make test-browser the site and all lessons in Chromium

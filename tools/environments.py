@@ -3,8 +3,8 @@
 An environment lives in the user's cache folder under a name that stands for what is in it: made once, never stale.
 
 - oldest: Python 3.11 and the lower bounds of requirements.txt (tests/oldest.txt); runs the quick part of the tests.
-- colab: Python 3.12 and what Colab brings along (tests/colab.txt), then requirements.txt on top as the README says
-  for Colab. Nothing that was there may be replaced (that would ask for a restart). Runs all lessons with tiny
+- colab: Python 3.12 and what Colab brings along (tests/colab.txt), then requirements.txt on top, as docs/elsewhere.md
+  says. Nothing that was there may be replaced (that would ask for a restart). Runs all lessons with tiny
   parameters; a warning in an output fails.
 """
 
@@ -77,7 +77,7 @@ def fill_environment(name: str, base: str, folder: Path) -> None:
     pip(python, "install", "--quiet", "--no-compile", "-r", f"tests/{name}.txt")
     if name == "colab":
         before = installed(python)
-        have = folder / "have.txt"  # as the README tells a reader in Colab: without it pip takes the newest TensorFlow
+        have = folder / "have.txt"  # as in docs/elsewhere.md: without it pip takes the newest TensorFlow
         have.write_text(pip(python, "list", "--format=freeze"), "utf-8")
         pip(python, "install", "--quiet", "--no-compile", "-r", "requirements.txt", "-c", str(have))
         after = installed(python)

@@ -37,7 +37,7 @@ PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{tit
 """
 FACTS = ("data", "started", "device", "versions")
 RUNNING = "While a lesson runs, this page is written every minute: reload it. If it is older, the run was killed."
-NOT_YET = "This lesson has no page in this run yet. The page of the run says why, and how far it is."
+NOT_YET = "This lesson has no page in this run yet. The page of the run says why, and how far it has got."
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",

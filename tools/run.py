@@ -63,7 +63,7 @@ def split_pairs(_context: click.Context, _option: click.Parameter, pairs: tuple[
 @click.option("-p", "parameters", multiple=True, callback=split_pairs, help="A lesson's parameter: -p epochs=2")
 @click.option("--name", help="Name of the folder in runs/ instead of the automatic one.")
 @click.option("--force", is_flag=True, help="Run lessons again that are complete.")
-@click.option("--status", is_flag=True, help="Say how far the last run is, or the one of --name.")
+@click.option("--status", is_flag=True, help="Say how far the last run has got, or the one of --name.")
 @click.option("--sweep", help="Every combination of a YAML file, see docs/batch.md.")
 @click.option("--workers", default=1, show_default=True, help="Processes at a time, with --sweep.")
 @click.option("--scheduler", default="", help="A Dask scheduler, with --sweep: tcp://host:8786.")

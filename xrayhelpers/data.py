@@ -256,8 +256,8 @@ def load_index(
     folder : str or Path
         A tree of `{train,test,val}/{NORMAL,PNEUMONIA}`, or a folder above it. Names may be in any case; `training`,
         `testing`, `valid`, `validation`, `train_set`, `test_images` and the like are known; classes may have folders of
-        their own below them. `val` may be missing. Where there is no test folder, 15 % of the patients become test,
-        always the same (with a warning).
+        their own below them. `val` may be missing. Where there is no test folder, whole patients with about 15 %
+        of the images become test, always the same (with a warning).
         Or a folder with a table `index.csv`: columns path (relative to it) and label (0, 1 or a class), and, if known,
         patient, split and cause.
     classes : dict or str, optional
