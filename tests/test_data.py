@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xrayhelpers import _machine, _store, data
+from xrayhelpers import _images, _machine, data
 from xrayhelpers._images import ORIENTATION, UnreadableError
 from xrayhelpers._machine import DataError, DataNotFoundError, DataWarning
 from xrayhelpers.data import load_images, load_index, open_data, split_index
@@ -581,15 +581,16 @@ def test_damaged_images_are_left_out_kept_or_an_error(good, monkeypatch):
 
 
 def test_images_that_break_after_indexing_are_all_said_when_decoded(good, monkeypatch):
-    index, read = load_index(good), _store.read_resized
+    index, read = load_index(good), _images._content
 
-    def break_two(path, *how):
+    def break_two(path):
         if path in set(index["path"].iloc[[3, 20]]):
-            raise UnreadableError(f"{Path(path).name}: cannot be decoded: of no known reason")
-        return read(path, *how)
+            raise UnreadableError("cannot be decoded: of no known reason")
+        return read(path)
 
-    monkeypatch.setattr(_store, "read_resized", break_two)
-    with pytest.raises(DataError, match=r"^2 of 30 images cannot be read: IM-\S+: cannot .*; \S+: cannot ") as error:
+    monkeypatch.setattr(_images, "_content", break_two)
+    said = r"^2 of 30 images cannot be read: IM-0403-0001.jpeg: cannot be decoded: .*; \S+\.jpeg: cannot be decoded: "
+    with pytest.raises(DataError, match=said) as error:
         load_images(index, 32)
     scope = {"index": index}
     exec(str(error.value).partition("Leave them out: ")[2], scope)  # the next thing to type works when typed

@@ -102,7 +102,7 @@ THREADS = min(cores(), 16)  # each may need 0.5 GB for the largest images that a
 
 
 def progress(iterable: Iterable | None = None, *, total: float | None = None, desc: str = "", unit: str = "it") -> tqdm:
-    """Show a plain progress bar after half a second that leaves nothing behind; `XRAYS_PROGRESS=off` turns it off.
+    """Show a plain bar for what takes over half a second, and leave nothing behind; `XRAYS_PROGRESS=off` turns it off.
 
     It goes to stderr, and in a notebook, where even an empty line of stderr stays and looks like an error, to stdout.
     """
