@@ -40,6 +40,10 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
     many = {f"{count:,} images": ("many_images", {"folder": folder, "images": count}) for count in COUNTS}
     start = {name: ("start_up", {"code": code}) for name, code in codes.items()}
     whole = {name: ("whole_report", {"folder": folder, "ours": name == "ours"}) for name in ("report", "ours")}
+    whole["ours, pruned search"] = ("whole_report", {"folder": folder, "ours": True, "search": True})
+    better = {
+        name: ("better_epoch", {"folder": folder, "ready": name != "crops"}) for name in ("crops", "ready arrays")
+    }
     halves, both = {}, []
     for network in ("cnn", "vgg16", "tuned"):
         for policy in ("float32", "mixed_bfloat16"):
@@ -49,7 +53,8 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
     return {
         "epoch": (epochs, pairs),
         "vgg16": (vgg16, [("all layers", "kept features")]),
-        "report": (whole, [("report", "ours")]),
+        "report": (whole, [("report", "ours"), ("report", "ours, pruned search")]),
+        "better": (better, [("ready arrays", "crops")]),
         "precision": (halves, both),
         "many": (many, []),
         "start-up": (start, []),
@@ -127,7 +132,7 @@ def machine() -> str:
 @click.option("--label", default="phantom", help="Name of the data in the results.")
 @click.option("--images", default=750, help="Training images that are used, at most.")
 @click.option("--repeats", default=3, help="How often each way is run.")
-@click.option("--only", default="epoch,vgg16,report,precision,many,start-up", help="Sections.")
+@click.option("--only", default="epoch,vgg16,report,better,precision,many,start-up", help="Sections.")
 def main(data, label, images, repeats, only) -> None:
     """Compare the package with the report's way of working."""
     with tempfile.TemporaryDirectory(prefix="xrays-bench-data-") as scratch:

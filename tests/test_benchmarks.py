@@ -31,12 +31,28 @@ def test_ways_yield_their_figures(phantom_root, cache):
 @pytest.mark.slow
 def test_the_whole_report_is_the_same_work_both_ways(phantom_root, tmp_path, cache, monkeypatch):
     parts = {"neighbors", "cnn", "vgg16", "grid", "all"}
+    timed = {f"{part}_{kind}" for part in parts for kind in ("seconds", "cpu_seconds")}
     folder, build = str(bench.take(phantom_root, tmp_path, 20)), models.report_vgg16
     monkeypatch.setattr(models, "report_vgg16", lambda size: build(size, 8, weights=None))
-    for ours in (False, True):
-        figures = ways.whole_report(folder, ours, epochs=1, side=16)
-        assert set(figures) == {f"{part}_{kind}" for part in parts for kind in ("seconds", "cpu_seconds")}
+    monkeypatch.setattr(ways.pruned_search, "__defaults__", (2, 16, 1))
+    for ours, search in ((False, False), (True, False), (True, True)):
+        figures = ways.whole_report(folder, ours, search, epochs=1, side=16)
+        assert set(figures) == timed | {"validation_auc"}
+        assert 0 <= figures["validation_auc"] <= 1
         assert figures["all_seconds"] == pytest.approx(sum(figures[f"{part}_seconds"] for part in parts - {"all"}))
+
+
+@pytest.mark.slow
+def test_the_better_model_sees_as_many_images_either_way(phantom_root, tmp_path, cache, monkeypatch):
+    folder, build = str(bench.take(phantom_root, tmp_path, 20)), better.keras.applications.VGG16
+    monkeypatch.setattr(
+        better,
+        "vgg16_weights",
+        lambda: type("Random", (), {"arrays": build(weights=None, include_top=False).get_weights()}),
+    )
+    figures = [ways.better_epoch(folder, ready, size=32) for ready in (False, True)]
+    assert figures[0].keys() == figures[1].keys() >= {"input_images_per_second", "epoch_images_per_second"}
+    assert figures[0]["images"] == figures[1]["images"] == len(list((tmp_path / "train").glob("*/*")))
 
 
 def test_many_images_are_copies_of_a_few(phantom_root, cache):

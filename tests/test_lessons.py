@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import nbformat
@@ -91,7 +92,11 @@ def test_two_papermills_share_one_grid(tmp_path, monkeypatch):
     both = [tmp_path / "one.ipynb", tmp_path / "two.ipynb"]
     command = [sys.executable, "-m", "papermill", str(lesson.path), "OUT", "-k", "python3", "--cwd", str(ROOT)]
     command += [word for name, value in given.items() for word in ("-p", name, str(value))]
-    runs = [subprocess.Popen([*command[:4], str(path), *command[5:]], stderr=subprocess.DEVNULL) for path in both]
+    runs = []
+    for path in both:  # two kernels that start at the same moment may choose the same ports: one after the other
+        runs.append(subprocess.Popen([*command[:4], str(path), *command[5:]], stderr=subprocess.DEVNULL))
+        while runs[-1].poll() is None and not (path.is_file() and '"status": "running"' in path.read_text("utf-8")):
+            time.sleep(0.2)
     assert [run.wait(900) for run in runs] == [0, 0]
 
     storage = f"sqlite:///{tmp_path / 'search.db'}"

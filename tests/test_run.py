@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from click.testing import CliRunner
 
@@ -274,6 +275,23 @@ def test_killed_kernel_is_a_failure(root):
         in finished.outcomes["01_first"].message
     )
     assert states(runner.run_lessons(data=None, root=root)) == {"01_first": "failed"}
+
+
+@pytest.mark.parametrize(("unlucky", "state"), [(2, "done"), (3, "failed")])
+def test_kernel_that_does_not_come_up_is_started_again(root, monkeypatch, unlucky, state):
+    """Kernels of two processes that start at the same moment may choose the same ports."""
+    starts, start = [], papermill.execute_notebook
+
+    def maybe(*args, **how):
+        starts.append(args)
+        if len(starts) <= unlucky:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return start(*args, **how)
+
+    monkeypatch.setattr(papermill, "execute_notebook", maybe)
+    write_lesson(root, "01_first")
+    assert states(runner.run_lessons(data=None, root=root)) == {"01_first": state}
+    assert len(starts) == 3
 
 
 @pytest.mark.slow

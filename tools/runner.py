@@ -312,8 +312,6 @@ def execute(lesson: Lesson, values: Mapping[str, Any], digest: str, record: Reco
 
     papermill's file can look complete though its kernel was killed, so only its normal return counts as done.
     """
-    import papermill
-
     executed, began, state, message = record.folder / lesson.path.name, time.monotonic(), "done", ""
 
     def seconds() -> float:
@@ -328,7 +326,7 @@ def execute(lesson: Lesson, values: Mapping[str, Any], digest: str, record: Reco
     with Watch(lesson, record.folder, note) as watch:
         try:
             with kernel_environment(record.folder), storing(executed):
-                papermill.execute_notebook(lesson.path, executed, dict(values), on_cell_execute=watch.on_cell, **how)
+                run_notebook(lesson.path, executed, dict(values), on_cell_execute=watch.on_cell, **how)
         except KeyboardInterrupt:
             state, message = "stopped", watch.place
         except Exception as error:  # whatever stops one lesson, the others still run
@@ -339,6 +337,23 @@ def execute(lesson: Lesson, values: Mapping[str, Any], digest: str, record: Reco
     except (OSError, ValueError) as error:  # no notebook, or half of one
         outcome = outcome if message else replace(outcome, state="failed", message=f"no page: {error}")
     return outcome
+
+
+def run_notebook(path: Path, executed: Path, values: dict[str, Any], **how: Any) -> None:
+    """Run a notebook with papermill, and again where no kernel came up.
+
+    Kernels of two processes that start at the same moment may choose the same ports, and one of them dies (as in a
+    sweep with several workers; jupyter_client keeps ports apart within one process only).
+    """
+    import papermill
+
+    for left in (2, 1, 0):
+        try:
+            papermill.execute_notebook(path, executed, values, **how)
+            return
+        except RuntimeError as error:
+            if not left or "died before replying" not in str(error):
+                raise
 
 
 def describe_failure(error: Exception, place: str) -> str:
