@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xrayhelpers import augment, models
+from xrayhelpers import augment, models, training
 from xrayhelpers._keras import keras, tf
 from xrayhelpers._machine import DataWarning, StorageError
 from xrayhelpers.augment import REPORT, Augmentation, digest, training_data
@@ -45,6 +45,12 @@ def small_data(seed=3):
 
 
 IMAGES, LABELS = small_data()
+
+
+@pytest.fixture(autouse=True)
+def _commit_every_epoch(monkeypatch):
+    """The epochs here take milliseconds; a lesson's checkpoints are ten seconds apart."""
+    monkeypatch.setattr(training, "PAUSE", 0)
 
 
 def small_model(optimizer="adam", dropout=0.3):
@@ -162,6 +168,24 @@ def test_only_the_last_checkpoint_is_kept(tmp_path):
     (place / ".epoch-000001.npz.1-1.part").touch()  # as a killed process leaves it
     assert fit(tmp_path, 5) == fit(epochs=5)
     assert sorted(path.name for path in place.iterdir()) == ["epoch-000005.json", "epoch-000005.npz", "lock"]
+
+
+def test_checkpoints_are_a_while_apart_but_the_last_epoch_is_always_kept(tmp_path, monkeypatch, capsys):
+    """A clock that takes three seconds per look: at the start, and at the end of each epoch and of each commit."""
+    monkeypatch.setattr(training, "PAUSE", 5)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=iter(range(0, 999, 3)).__next__))
+    with pytest.raises(Killed):
+        fit(tmp_path, 6, beside=[stopping_in(4)])
+    (place,) = tmp_path.iterdir()
+    assert [path.stem for path in place.glob("*.json")] == ["epoch-000002"]
+    assert fit(tmp_path, 6) == fit(epochs=6)
+    assert [path.stem for path in place.glob("*.json")] == ["epoch-000006"]
+    assert "2 of 6 epochs were already trained; continuing with epoch 3." in capsys.readouterr().out
+    settings = {**WRONG, "beside": [losing_patience]}
+    monkeypatch.setattr(training, "PAUSE", 999)
+    assert fit(tmp_path / "stopped", 6, **settings) == fit(None, 6, **settings)
+    assert fit(tmp_path / "stopped", 6, **settings) == fit(None, 6, **settings)
+    assert capsys.readouterr().out.endswith("nothing left to train.\n")
 
 
 def test_the_next_fit_of_the_same_model_starts_at_its_own_first_epoch(tmp_path):
@@ -294,6 +318,7 @@ KILLED_RUN = """
     import sys, os
     sys.path.insert(0, sys.argv[1])
     import test_training as t
+    t.training.PAUSE = 0
     print("ready", flush=True)
     end = t.fit(sys.argv[2], 12, beside=[t.patient])
     print(t.digest(end, []))

@@ -12,7 +12,6 @@ import json
 import math
 import platform
 import re
-import shutil
 import sys
 import tempfile
 import warnings
@@ -189,8 +188,7 @@ def save_model(model: Any, result: Result) -> Path:
     card |= {"data": result.fingerprint, "metrics": result.metrics["value"].to_dict()}
     with tempfile.TemporaryDirectory(prefix="xrays-") as folder:
         model.save(Path(folder, path.name))
-        with open(Path(folder, path.name), "rb") as saved:
-            _machine.commit(path, lambda file: shutil.copyfileobj(saved, file), card)
+        _machine.commit(path, lambda file: file.write(Path(folder, path.name).read_bytes()), card)
     return path
 
 
@@ -276,8 +274,7 @@ def same_images(results: Sequence[Result]) -> pd.DataFrame:
     scores = [table["score"].rename(result.name) for table, result in zip(tables, results, strict=True)]
     table = pd.concat([tables[0][["label", "patient", "cause"]], *scores], axis=1, join="inner")
     if table.empty:
-        names = ", ".join(result.name for result in results)
-        raise ValueError(f"{names} have no test image in common. Run them with one protocol.")
+        raise ValueError(f"{', '.join(table.columns[3:])} have no test image in common. Run them with one protocol.")
     return table
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 BATCH = 64  # images per forward pass of keep_features
+PAUSE = 10  # seconds between checkpoints; one after each short epoch takes a fifth of the time of a head in lesson 5
 #: The attributes in which EarlyStopping and ReduceLROnPlateau count; Resume keeps these and the best weights.
 COUNTERS = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
@@ -35,9 +36,9 @@ class Resume(keras.callbacks.History):
     """Make `model.fit` continue where an earlier, killed one was, and end bit for bit where an unbroken one ends.
 
     ``model.fit(data, callbacks=[stop, Resume(folder, data, stop, fit=how)], **how)`` commits the weights, the
-    optimizer, the state of dropout, the history, and the number of epochs that `data` has served. The same call in a
-    new process continues after the last committed epoch; if all epochs are trained already, it loads the end. `fit`
-    returns it as the History, with all epochs.
+    optimizer, the state of dropout, the history, and the number of epochs that `data` has served, at the end of an
+    epoch: of the last one, and of one in ten seconds. The same call in a new process continues after the last committed
+    epoch; if all epochs are trained already, it loads the end. `fit` returns it as the History, with all epochs.
 
     Another architecture, starting weight, optimizer, image, label, setting of `training_data`, value in `fit` or of
     `stopping`, or version of Keras is another training with a checkpoint of its own. Layers with chance in them need a
@@ -108,17 +109,19 @@ class Resume(keras.callbacks.History):
                 print(f"{self.name}: the checkpoint {path.name} is damaged and is ignored.")
             elif self._load(path, epochs):
                 break
-        self.begun = self.data.state.begun
+        self.begun, self.due = self.data.state.begun, time.monotonic() + PAUSE
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Forget where this `fit` began: the next one begins at its own first epoch."""
         self.model._initial_epoch = None
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Commit the epoch; then delete the one before."""
+        """Commit the epoch, if it is the last one or the last commit is long ago; then delete the one before."""
         super().on_epoch_end(epoch, logs)
         if self.data.state.begun == self.begun:
             raise ValueError("model.fit trains on other data than Resume has; expected one dataset for both.")
+        if not (self.model.stop_training or epoch + 1 == self.params["epochs"] or time.monotonic() >= self.due):
+            return
         counts = [{name: value for name, value in vars(one).items() if name in COUNTERS} for one in self.stopping]
         best = [getattr(one, "best_weights", None) or [] for one in self.stopping]
         arrays = [variable.numpy() for variable in _variables(self.model)] + [array for some in best for array in some]
@@ -130,6 +133,7 @@ class Resume(keras.callbacks.History):
         for old in self.place.iterdir():
             if old.stem not in (path.stem, "lock"):
                 old.unlink()
+        self.due = time.monotonic() + PAUSE
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Let the next process have it."""
@@ -307,8 +311,7 @@ def run_trials(study: optuna.Study, objective: Callable[[optuna.Trial], float]) 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
     """Return everything that training changes: weights, statistics, dropout's state, the optimizer's state."""
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    model.optimizer.build(model.trainable_variables)  # does nothing if it is built
     return [*model.variables, *model.optimizer.variables]
 
 
