@@ -134,7 +134,7 @@ def vgg16(folder: str, size: int, keep: bool, epochs: int = 5) -> dict:
 
 
 def better_epoch(folder: str, ready: bool, size: int = 64, batch: int = 32) -> dict:
-    """One epoch of lesson 9's better model on random crops, or on ready arrays that are cut into batches beforehand."""
+    """One epoch of lesson 9's better model on random crops, or on ready arrays."""
     import tensorflow as tf
 
     from benchmarks.better import WAYS, build

@@ -34,7 +34,7 @@ def test_the_whole_report_is_the_same_work_both_ways(phantom_root, tmp_path, cac
     timed = {f"{part}_{kind}" for part in parts for kind in ("seconds", "cpu_seconds")}
     folder, build = str(bench.take(phantom_root, tmp_path, 20)), models.report_vgg16
     monkeypatch.setattr(models, "report_vgg16", lambda size: build(size, 8, weights=None))
-    monkeypatch.setattr(ways.pruned_search, "__defaults__", (2, 16, 1))
+    monkeypatch.setattr(ways.pruned_search, "__defaults__", (2, 32, 1))
     for ours, search in ((False, False), (True, False), (True, True)):
         figures = ways.whole_report(folder, ours, search, epochs=1, side=16)
         assert set(figures) == timed | {"validation_auc"}
