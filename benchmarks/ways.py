@@ -47,6 +47,16 @@ def warm_up(model, data) -> None:
         variable.assign(value)
 
 
+def time_passes(figures: dict, model, data, batches=None) -> None:
+    """Time a pass over the batches without a model, then an epoch of training."""
+    warm_up(model, data)
+    with clock(figures, "input"):
+        for _ in data if batches is None else batches:
+            pass
+    with clock(figures, "epoch"):
+        model.fit(data, verbose=0)
+
+
 def generator(folder: str, size: int):
     """The report's input: files of train, read and changed again in each epoch."""
     from xrayhelpers._keras import tf
@@ -64,12 +74,7 @@ def report_epoch(folder: str, size: int) -> dict:
 
     train = generator(folder, size)
     model, figures = report_cnn(size, optimizer=keras.optimizers.Adam()), {"images": train.samples}
-    warm_up(model, train)
-    with clock(figures, "input"):
-        for number in range(len(train)):
-            train[number]
-    with clock(figures, "epoch"):
-        model.fit(train, verbose=0)
+    time_passes(figures, model, train, (train[number] for number in range(len(train))))
     return figures
 
 
@@ -83,12 +88,7 @@ def our_epoch(folder: str, size: int) -> dict:
     with clock(figures, "decode_once"):
         images, labels = load(folder, size)
     data, model = training_data(images["train"], labels["train"], batch_size=BATCH), report_cnn(size)
-    warm_up(model, data)
-    with clock(figures, "input"):
-        for _ in data:
-            pass
-    with clock(figures, "epoch"):
-        model.fit(data, verbose=0)
+    time_passes(figures, model, data)
     return figures | {"images": len(labels["train"])}
 
 
@@ -149,12 +149,7 @@ def better_epoch(folder: str, ready: bool, size: int = 64, batch: int = 32) -> d
     else:
         data = training_data(x, y, augmentation=WAYS["crops"], batch_size=batch)
     model, figures = build(size, 10 * len(data), 1e-4, seed=0), {"images": len(y)}
-    warm_up(model, data)
-    with clock(figures, "input"):
-        for _ in data:
-            pass
-    with clock(figures, "epoch"):
-        model.fit(data, verbose=0)
+    time_passes(figures, model, data)
     for name in ("input", "epoch"):
         figures[f"{name}_images_per_second"] = len(y) / figures[f"{name}_seconds"]
     return figures
@@ -258,7 +253,7 @@ def whole_report(folder: str, ours: bool, search: bool = False, epochs: int = 5,
             data = batches(side)
             for units in (128, 256, 512, 1024):
                 networks += [fit(data, side, units, optimizer) for optimizer in ("adam", "sgd")]
-    if networks:  # scored after the clock: the report scores them as well, but another way would differ in nothing
+    if networks:  # after the clock: both ways score in the same time
         images, labels = load(folder, side)
         seen = [model.predict(images["validation"], verbose=0)[:, 0] for model in networks]
         figures["validation_auc"] = max(roc_auc_score(labels["validation"], one) for one in seen)
