@@ -121,7 +121,7 @@ def measure_networks(seed, augmentations=("none", "zoom and flip", "crops and ji
 
 
 def main():
-    """Measure every model on every phantom and print the table in Markdown."""
+    """Measure every model on every phantom; print the table in Markdown, and the test AUC of each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     seeds = range(parser.parse_args().seeds)
@@ -130,7 +130,9 @@ def main():
     base = keras.Sequential([vgg16, keras.layers.Flatten()])
     base.compile(jit_compile=False)
     rows = [found for seed in seeds for found in measure_simple(seed, base) + measure_networks(seed)]
-    print_table(pd.DataFrame(rows).drop(columns="seed"))
+    table = pd.DataFrame(rows)
+    print_table(table.drop(columns="seed"))
+    print(table.pivot(index="seed", columns="model", values="test AUC").round(3).to_string())
 
 
 def print_table(table):

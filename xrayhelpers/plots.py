@@ -24,7 +24,6 @@ from PIL import Image
 
 # Two of Okabe and Ito's colors, which color-blind readers can distinguish: one per class, in every figure.
 COLORS = {"NORMAL": "#0072B2", "PNEUMONIA": "#D55E00"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def show(figure: Any, alt: str) -> None:
@@ -179,7 +178,7 @@ def forest(table: pd.DataFrame, label: str, reference: float | None = None) -> A
     ax = plt.subplots(figsize=(8, 1 + 0.36 * len(table)), layout="constrained")[1]
     for i, row in enumerate(table.itertuples()):
         ax.plot([row.low, row.high], [i, i], color="black", lw=2)
-        ax.plot(row.value, i, MARKERS[i % len(MARKERS)], color="black", ms=7)
+        ax.plot(row.value, i, "o", color="black", ms=7)
         text = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
         ax.text(1.02, i, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
     if reference is not None:
