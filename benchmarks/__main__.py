@@ -23,7 +23,7 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what decides how fast 
 FIRST_IMAGE = "from xrayhelpers import data; i = data.load_index({folder!r}); data.load_images(i.head(1), 64)"
 
 
-def sections(folder: str) -> dict[str, tuple[dict, list]]:
+def sections(folder: str, all_images: str) -> dict[str, tuple[dict, list]]:
     """Name -> ways (name -> function and its arguments) and the pairs whose ratio is of interest (slow, fast)."""
     epochs, pairs = {}, []
     for size in (64, 128):
@@ -41,6 +41,7 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
     start = {name: ("start_up", {"code": code}) for name, code in codes.items()}
     whole = {name: ("whole_report", {"folder": folder, "ours": name == "ours"}) for name in ("report", "ours")}
     whole["ours, pruned search"] = ("whole_report", {"folder": folder, "ours": True, "search": True})
+    neighbors = {name: ("neighbors", {"folder": all_images, "ours": name == "ours"}) for name in ("report", "ours")}
     better = {
         name: ("better_epoch", {"folder": folder, "ready": name != "crops"}) for name in ("crops", "ready arrays")
     }
@@ -54,6 +55,7 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
         "epoch": (epochs, pairs),
         "vgg16": (vgg16, [("all layers", "kept features")]),
         "report": (whole, [("report", "ours"), ("report", "ours, pruned search")]),
+        "neighbors": (neighbors, [("report", "ours")]),
         "better": (better, [("ready arrays", "crops")]),
         "precision": (halves, both),
         "many": (many, []),
@@ -62,14 +64,27 @@ def sections(folder: str) -> dict[str, tuple[dict, list]]:
 
 
 def take(source: Path, target: Path, images: int) -> Path:
-    """Link evenly spread training images of a folder, and all its test images, into another one."""
-    for split, wanted in (("train", images), ("test", None)):
-        files = sorted(path for path in source.glob(f"{split}/*/*") if path.is_file())
-        step = max(1, len(files) / (wanted or len(files)))
-        for path in [files[int(n * step)] for n in range(int(len(files) / step))]:
-            link = target / path.relative_to(source)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
+    """Link evenly spread training images of a folder, and all its test images, into another one.
+
+    Where there are no test images (the few originals), eight of each class become them, and the others get as many
+    names as images are wanted.
+    """
+    train, test = (
+        sorted(path for path in source.glob(f"{split}/*/*") if path.is_file()) for split in ("train", "test")
+    )
+    if test:
+        step = max(1, len(train) / images)
+        chosen = [*test, *(train[int(n * step)] for n in range(int(len(train) / step)))]
+        links = {path.relative_to(source): path for path in chosen}
+    else:
+        test = [path for label in sorted(source.glob("train/*")) for path in sorted(label.glob("*"))[:8]]
+        train = [path for path in train if path not in test]
+        links = {Path("test", path.parent.name, path.name): path for path in test}
+        many = {n: train[n % len(train)] for n in range(images)}
+        links |= {Path("train", path.parent.name, f"person{n}_{n}_{path.name}"): path for n, path in many.items()}
+    for name, path in links.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).symlink_to(path.resolve())
     return target
 
 
@@ -132,13 +147,14 @@ def machine() -> str:
 @click.option("--label", default="phantom", help="Name of the data in the results.")
 @click.option("--images", default=750, help="Training images that are used, at most.")
 @click.option("--repeats", default=3, help="How often each way is run.")
-@click.option("--only", default="epoch,vgg16,report,better,precision,many,start-up", help="Sections.")
+@click.option("--only", default="epoch,vgg16,report,neighbors,better,precision,many,start-up", help="Sections.")
 def main(data, label, images, repeats, only) -> None:
     """Compare the package with the report's way of working."""
     with tempfile.TemporaryDirectory(prefix="xrays-bench-data-") as scratch:
-        folder = take(Path(open_data(data).folder), Path(scratch, "chest_xray"), images)
+        source = Path(open_data(data).folder)
+        folder = take(source, Path(scratch, "chest_xray"), images)
         count = len(list(folder.glob("train/*/*")))
-        for name, (ways, pairs) in sections(str(folder)).items():
+        for name, (ways, pairs) in sections(str(folder), str(source)).items():
             if name not in only.split(","):
                 continue
             about = machine()

@@ -196,11 +196,49 @@ def pruned_search(folder: str, trials: int = 12, side: int = 32, epochs: int = 1
     return study.best_value
 
 
+def read_pixels(folder: str, split: str, side: int = 32) -> tuple[np.ndarray, list[str]]:
+    """The report's way to the pixels of a split: one file after the other."""
+    import cv2
+
+    files = sorted(Path(folder, split).glob("*/*"))
+    read = [cv2.resize(cv2.imread(str(file)), (side, side)).ravel() for file in files]
+    return np.array(read), [file.parent.name for file in files]
+
+
+def score_neighbors(folder: str, ours: bool) -> float:
+    """Accuracy of the three nearest neighbors on the test folder, from the files on."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    if ours:
+        images, labels = load(folder, 32)
+        tested = [*images["validation"], *images["test"]], [*labels["validation"], *labels["test"]]
+        (x, y), (x_test, y_test) = (
+            (np.reshape(some, (len(some), -1)), known) for some, known in ((images["train"], labels["train"]), tested)
+        )
+    else:
+        (x, y), (x_test, y_test) = read_pixels(folder, "train"), read_pixels(folder, "test")
+    return KNeighborsClassifier(3).fit(x, y).score(x_test, y_test)
+
+
+def neighbors(folder: str, ours: bool) -> dict:
+    """The neighbors on all images of a folder, a first time and again."""
+    import cv2  # noqa: F401 - not timed
+    import sklearn.neighbors  # noqa: F401
+
+    import xrayhelpers.data  # noqa: F401
+
+    figures = {}
+    for turn in ("first", "again"):
+        with clock(figures, turn):
+            figures[f"{turn}_accuracy"] = score_neighbors(folder, ours)
+    return figures
+
+
 def whole_report(folder: str, ours: bool, search: bool = False, epochs: int = 5, side: int = 128) -> dict:
     """The report's four models: neighbors, small network, VGG16, and the grid of eight networks (or our search)."""
-    import cv2
+    import cv2  # noqa: F401 - not timed
+    import sklearn.neighbors  # noqa: F401
     from sklearn.metrics import roc_auc_score
-    from sklearn.neighbors import KNeighborsClassifier
 
     from xrayhelpers._keras import keras
     from xrayhelpers.augment import REPORT, training_data
@@ -218,24 +256,10 @@ def whole_report(folder: str, ours: bool, search: bool = False, epochs: int = 5,
         model.fit(data, epochs=epochs, verbose=0)
         return model
 
-    def pixels(split):
-        files = sorted(Path(folder, split).glob("*/*"))
-        read = [cv2.resize(cv2.imread(str(file)), (32, 32)).ravel() for file in files]
-        return np.array(read), [file.parent.name for file in files]
-
     set_precision(None if ours else "float32")
     figures = {}
     with clock(figures, "neighbors"):
-        if ours:
-            images, labels = load(folder, 32)
-            tested = [*images["validation"], *images["test"]], [*labels["validation"], *labels["test"]]
-            (x, y), (x_test, y_test) = (
-                (np.reshape(some, (len(some), -1)), known)
-                for some, known in ((images["train"], labels["train"]), tested)
-            )
-        else:
-            (x, y), (x_test, y_test) = pixels("train"), pixels("test")
-        KNeighborsClassifier(3).fit(x, y).score(x_test, y_test)
+        score_neighbors(folder, ours)
     with clock(figures, "cnn"):
         fit(batches(64), 64)
     with clock(figures, "vgg16"):

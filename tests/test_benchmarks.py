@@ -96,6 +96,26 @@ def test_part_of_a_folder_keeps_its_classes(phantom_root, tmp_path):
     assert len(list(tree.glob("test/*/*"))) == 30
 
 
+def test_the_few_originals_get_a_test_folder_and_many_names(phantom_root, tmp_path):
+    few = tmp_path / "few"
+    (few / "train").parent.mkdir()
+    (few / "train").symlink_to(phantom_root / "train")
+    tree = bench.take(few, tmp_path / "tree", 100)
+    test, train = ({path: path.resolve() for path in tree.glob(f"{split}/*/*")} for split in ("test", "train"))
+    assert len(train) == 100
+    assert Counter(path.parent.name for path in test) == {"NORMAL": 8, "PNEUMONIA": 8}
+    assert not set(test.values()) & set(train.values())
+    assert len(set(train.values())) == 60 - 16
+    assert all(path.parent.name == file.parent.name for path, file in {**test, **train}.items())
+
+
+@pytest.mark.slow
+def test_neighbors_find_the_same_twice(phantom_root, cache):
+    for ours in (False, True):
+        figures = ways.neighbors(str(phantom_root), ours)
+        assert figures["first_accuracy"] == figures["again_accuracy"] > 0.5
+
+
 def test_the_better_model_gets_the_threshold_of_the_highest_specificity_at_a_sensitivity():
     labels, scores = np.array([0, 0, 0, 1, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
     assert better.choose_threshold(labels, scores, 1.0) == pytest.approx(0.35)
