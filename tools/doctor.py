@@ -11,12 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `tools` is not installed
 
-from xrayhelpers import __version__
-from xrayhelpers._machine import DataError, cache_folder, cores, default_data, setting_path
+try:
+    import psutil
+
+    from xrayhelpers import __version__
+    from xrayhelpers._machine import DataError, cache_folder, cores, default_data, setting_path
+except ModuleNotFoundError as error:
+    windows = os.name == "nt"
+    text = f"This Python ({platform.python_version()}) has no {error.name}. Use the one of your installation: "
+    text += r".venv\Scripts\python tools\doctor.py" if windows else ".venv/bin/python tools/doctor.py"
+    raise SystemExit(f"{text}. If nothing is installed yet, see Start in README.md.") from None
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyterlab", "papermill", "optuna")
 INSTALL = "pip install -r requirements.txt -c constraints.txt"

@@ -25,6 +25,7 @@ METRICS = (
 )
 # Above these values the bootstrap interval misses the true value too often (measured in tests/test_evaluate.py).
 HIGH = {"roc_auc": 0.96, "pr_auc": 0.9}
+RESAMPLES = 2000  # of the bootstrap
 SHARED = 0.6  # of the correlation near 1; with all of it the difference's interval held the truth in 90 to 93 % only
 
 
@@ -34,8 +35,6 @@ def measure(
     scores: ArrayLike,
     threshold: float = 0.5,
     patients: ArrayLike | None = None,
-    n_resamples: int = 2000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Measure a model: seven metrics, each with its 95 % interval.
 
@@ -47,8 +46,6 @@ def measure(
         A score of at least this value predicts pneumonia.
     patients : (N,) array, optional
         The patient of each image; the bootstrap draws patients. Without it, each image counts as a separate patient.
-    n_resamples, seed : int
-        Of the bootstrap.
 
     Returns
     -------
@@ -84,8 +81,8 @@ def measure(
     """
     labels, scores, patients = formulas.check_scores(labels, scores, patients)
     chunk = max(1, 2_000_000 // labels.size)  # keeps the memory of large sets below about 100 MB
-    weights = formulas.patient_weights(labels, patients, n_resamples, seed)
-    weights = [np.ones((1, labels.size)), *(weights[i : i + chunk] for i in range(0, n_resamples, chunk))]
+    weights = formulas.patient_weights(labels, patients, RESAMPLES, seed=0)
+    weights = [np.ones((1, labels.size)), *(weights[i : i + chunk] for i in range(0, RESAMPLES, chunk))]
     whole, *parts = (formulas.weighted_metrics(labels, scores, threshold, piece) for piece in weights)
     value = {name: float(whole[name][0]) for name in METRICS}
     draws = {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
@@ -138,8 +135,8 @@ def compare_auc(labels: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLi
         - "DeLong": DeLong's test (1988).
         - "square-and-add": if one area is above 0.96 or below 0.04. There DeLong's variance is too small, and zero if
           both models are perfect, as if that were certain. So the difference gets its interval from the two areas' own
-          ("newcombe" in `measure`) and 0.6 of DeLong's correlation; p is one minus the largest level whose interval
-          leaves out zero.
+          ("newcombe" in `measure`; of a constant answer none, since its area is 0.5 whatever the images) and 0.6 of
+          DeLong's correlation; p is one minus the largest level whose interval leaves out zero.
     """
     areas, covariance = formulas.delong(labels, np.vstack([np.ravel(a), np.ravel(b)]), patients)
     difference, variances = areas[0] - areas[1], np.diag(covariance)
@@ -152,7 +149,8 @@ def compare_auc(labels: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLi
 
     def limits(z: float) -> np.ndarray:
         if extreme:
-            ends = [(area, *formulas.newcombe_interval(area, *n, z)) for area, n in zip(areas, sizes, strict=True)]
+            each = zip(areas, sizes, (a, b), strict=True)
+            ends = [(v, *(formulas.newcombe_interval(v, *n, z) if np.ptp(s) else (v, v))) for v, n, s in each]
             return np.array(formulas.square_and_add(*ends, SHARED * correlation)[1:])
         return difference + z * np.array([-deviation, deviation])
 
@@ -186,7 +184,7 @@ def paired_change(before: ArrayLike, after: ArrayLike, patients: ArrayLike | Non
     """
     change = np.ravel(np.asarray(after, dtype=np.float64)) - np.ravel(np.asarray(before, dtype=np.float64))
     numbers = formulas.number_patients(patients, change.size)
-    weights = formulas.patient_weights(np.zeros(change.size), numbers, 2000, seed)
+    weights = formulas.patient_weights(np.zeros(change.size), numbers, RESAMPLES, seed)
     n = int(numbers.max()) + 1
     half = stats.t.ppf(0.975, n - 1) * (weights @ change / weights.sum(axis=1)).std() if n > 1 else np.nan
     value = change.mean()

@@ -172,7 +172,7 @@ def set_precision(policy: str | None = None) -> str:
     Returns
     -------
     str
-        The policy and the reason, for example "mixed_bfloat16 (the processor has avx512_bf16)".
+        The policy and the reason, for example "mixed_bfloat16 (this machine has avx512_bf16)".
     """
     cpu, reason = Path("/proc/cpuinfo"), "as asked for"
     policy = policy or os.environ.get("XRAYS_PRECISION")

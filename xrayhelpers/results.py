@@ -299,7 +299,8 @@ def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Seq
     rows = {}
     for cause, group in scores.assign(called=called).groupby("cause"):
         value, patients = group["called"].mean(), group["patient"]
-        low, high = wilson_interval(value, effective_size(patients, value, 0.0))
+        constant = scores["score"].nunique() == 1  # then nothing is left to chance
+        low, high = (value, value) if constant else wilson_interval(value, effective_size(patients, value, 0.0))
         rows[cause] = [len(group), patients.nunique(), value, f"[{low:.3f}, {high:.3f}]"]
     columns = ["images", "patients", "predicted pneumonia", "interval"]
     by_cause = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -316,7 +317,7 @@ def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Seq
         f"\n## The data\n\n- {result.data}\n- Fingerprint {result.fingerprint}",
         f"- Tested on {len(scores)} images of {scores['patient'].nunique()} patients, {share:.1%} with pneumonia",
         f"\n## How good it is\n\n{_table(metrics.assign(interval=interval)[['value', 'interval']], 'metric')}",
-        "\nThe 95 % intervals are for other patients from the same place; they say nothing about another place.",
+        "\nThe 95 % intervals are ranges of true values that fit these patients; they say nothing about another place.",
         f"\n## For whom it fails\n\n{_table(by_cause, 'cause')}",
         "\n## What a prediction means\n\nppv: the share with pneumonia among those predicted to have it.",
         f"npv: the share without pneumonia among those predicted to be normal.\n\n{_table(values, 'prevalence')}",
