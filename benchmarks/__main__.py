@@ -153,10 +153,10 @@ def main(data, label, images, repeats, only) -> None:
     with tempfile.TemporaryDirectory(prefix="xrays-bench-data-") as scratch:
         source = Path(open_data(data).folder)
         folder = take(source, Path(scratch, "chest_xray"), images)
-        count = len(list(folder.glob("train/*/*")))
         for name, (ways, pairs) in sections(str(folder), str(source)).items():
             if name not in only.split(","):
                 continue
+            count = len(list((source if name == "neighbors" else folder).glob("train/*/*")))
             about = machine()
             table = take_turns(ways, repeats)
             text = f"### {name}\n\n{label}: {count} training images, {repeats} repetitions. {about}.\n\n"
