@@ -1,5 +1,6 @@
 """`python -m benchmarks`: run each way in a process of its own, take turns, and write down median and spread."""
 
+import itertools
 import json
 import os
 import platform
@@ -80,8 +81,8 @@ def take(source: Path, target: Path, images: int) -> Path:
         test = [path for label in sorted(source.glob("train/*")) for path in sorted(label.glob("*"))[:8]]
         train = [path for path in train if path not in test]
         links = {Path("test", path.parent.name, path.name): path for path in test}
-        many = {n: train[n % len(train)] for n in range(images)}
-        links |= {Path("train", path.parent.name, f"person{n}_{n}_{path.name}"): path for n, path in many.items()}
+        many = enumerate(itertools.islice(itertools.cycle(train), images))
+        links |= {Path("train", path.parent.name, f"person{n}_{n}_{path.name}"): path for n, path in many}
     for name, path in links.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).symlink_to(path.resolve())

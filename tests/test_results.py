@@ -274,6 +274,13 @@ def test_model_card_holds_the_values_of_the_result(run):
     assert section(card, "What the audit found").strip() == "- Scores follow the file size."
 
 
+def test_a_card_gives_no_interval_to_what_is_certain(run):
+    """A constant answer predicts pneumonia for everybody, whoever comes."""
+    card = results.model_card(write("constant", scores=np.full(len(SCORES), 0.7)))
+    causes = card.partition("## For whom it fails")[2].partition("\n## ")[0]
+    assert causes.count("| 1.000 | [1.000, 1.000] |") == 3
+
+
 def test_model_card_follows_its_result(run):
     one, other = write(), write(scores=1 - SCORES)
     for heading in ("How good it is", "For whom it fails"):

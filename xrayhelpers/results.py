@@ -296,11 +296,10 @@ def model_card(result: Result, prevalences: Sequence[float] = (0.1,), notes: Seq
     """
     scores, metrics = result.scores, result.metrics
     share, called = scores["label"].mean(), scores["score"] >= result.threshold
-    rows = {}
+    rows, exact = {}, (metrics["method"] == "exact").all()  # a constant answer leaves nothing to chance
     for cause, group in scores.assign(called=called).groupby("cause"):
         value, patients = group["called"].mean(), group["patient"]
-        constant = scores["score"].nunique() == 1  # then nothing is left to chance
-        low, high = (value, value) if constant else wilson_interval(value, effective_size(patients, value, 0.0))
+        low, high = (value, value) if exact else wilson_interval(value, effective_size(patients, value, 0.0))
         rows[cause] = [len(group), patients.nunique(), value, f"[{low:.3f}, {high:.3f}]"]
     columns = ["images", "patients", "predicted pneumonia", "interval"]
     by_cause = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
